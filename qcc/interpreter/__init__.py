@@ -1,0 +1,1 @@
+"""The interpreter executes any module; it is the oracle of every backend."""

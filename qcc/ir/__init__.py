@@ -1,0 +1,1 @@
+"""The quantization IR: types, operations, verifier, weight store."""

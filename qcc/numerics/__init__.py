@@ -1,0 +1,1 @@
+"""Arithmetic of quantized formats in torch and numpy. Knows no IR."""

@@ -1,0 +1,1 @@
+"""Named recipes as YAML and the model that validates them."""
