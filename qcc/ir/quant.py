@@ -1,0 +1,288 @@
+"""The quantization operations. Remove every one of them and the original float graph is left.
+
+`dequantize` is the only semantics: every other operation here is defined by what it does to the real numbers
+that its codes stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.ir import EnumAttribute, SpacedOpaqueSyntaxAttribute
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    ParsePropInAttrDict,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    prop_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.traits import Pure
+from xdsl.utils.str_enum import StrEnum
+
+from qcc.ir.base import (
+    Operand,
+    OptionalOperand,
+    QccOperation,
+    expect_float,
+    expect_shape,
+    operand_type,
+    optional,
+    present,
+    refuse,
+    show,
+)
+from qcc.ir.dims import Dim, Shape
+from qcc.ir.nn import check_linear_shapes
+from qcc.ir.types import QTypeAttr, TensorType, tensor, type_of
+from qcc.numerics.qtype import QType
+
+
+def block_grid(shape: Shape, block: Sequence[int]) -> Shape:
+    """Return the shape of the scales of a level: one per block, blocks aligned at the last axis.
+
+    -1 spans a whole axis. Axes in front of the block are whole where its first entry is -1, else single.
+    """
+    lead = max(len(shape) - len(block), 0)
+    grid = [Dim.of(1) if block[0] == -1 else dim for dim in shape[:lead]]
+    for dim, size in zip(shape[len(grid) :], block[max(len(block) - len(shape), 0) :], strict=True):
+        grid.append(Dim.of(1) if size == -1 else (dim + size - 1) // size if size != 1 else dim)
+    return tuple(grid)
+
+
+def zero_scalar(qtype: QType) -> str:
+    """Return the element type of a format's zero points as a plain tensor."""
+    return "i32" if qtype.zero is not None and qtype.zero.kind == "pre" else "f32"
+
+
+def _check_qparams(op: QccOperation, kind: TensorType, scales: Sequence[TensorType]) -> None:
+    qtype = kind.qtype
+    if qtype is None:
+        raise refuse(op, f"expected a quantized tensor, got {kind}")
+    if len(scales) != len(qtype.levels):
+        raise refuse(op, f"{len(scales)} scale tensors for {len(qtype.levels)} levels of '{qtype}'")
+    for scale, level in zip(scales, qtype.levels, strict=True):
+        grid = block_grid(kind.shape, level.block)
+        if scale.shape != grid:
+            raise refuse(op, f"scales {show(scale.shape)} of level {level} should be {show(grid)}")
+
+
+@irdl_op_definition
+class QuantizeOp(QccOperation):
+    """Encode a float tensor in the result's format.
+
+    Scales and zero point are given (static) or computed from the values at hand (dynamic, or weights).
+    """
+
+    name = "qcc.quantize"
+
+    input = operand_def(TensorType)
+    scales = var_operand_def(TensorType)
+    zero = opt_operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    irdl_options = (AttrSizedOperandSegments(as_property=True), ParsePropInAttrDict())
+    assembly_format = (
+        "$input (`scales` $scales^ `:` type($scales))? (`zero` $zero^ `:` type($zero))? attr-dict"
+        " `:` type($input) `->` type($result)"
+    )
+
+    def __init__(
+        self, value: Operand, qtype: QType, scales: Sequence[Operand] = (), zero: OptionalOperand = None
+    ) -> None:
+        super().__init__(
+            operands=[value, list(scales), optional(zero)],
+            result_types=[operand_type(value).with_element(qtype)],
+        )
+
+    def verify_(self) -> None:
+        """Refuse an input that is not float, and scales that do not fit the blocks."""
+        kind = expect_float(self, self.input, "input")
+        result = type_of(self.result)
+        if result.qtype is None:
+            raise refuse(self, f"result must be quantized, got {result}")
+        expect_shape(self, self.result, kind.shape)
+        if self.scales:
+            _check_qparams(self, result, [type_of(one) for one in self.scales])
+
+
+@irdl_op_definition
+class DequantizeOp(QccOperation):
+    """The real numbers that codes stand for, rounded to the result's element type."""
+
+    name = "qcc.dequantize"
+
+    input = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, value: Operand, scalar: str = "f32") -> None:
+        super().__init__(operands=[value], result_types=[operand_type(value).with_element(scalar)])
+
+    def verify_(self) -> None:
+        """Refuse an input that is not quantized."""
+        if type_of(self.input).qtype is None:
+            raise refuse(self, f"input must be quantized, got {self.input.type}")
+        expect_float(self, self.result, "result")
+        expect_shape(self, self.result, type_of(self.input).shape)
+
+
+@irdl_op_definition
+class QparamsOp(QccOperation):
+    """Scales, leaf to root, and the zero point if the format has one, from the values of a tensor."""
+
+    name = "qcc.qparams"
+
+    format = prop_def(QTypeAttr)
+    input = operand_def(TensorType)
+    outputs = var_result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, value: Operand, qtype: QType) -> None:
+        kind = operand_type(value)
+        grids = [tensor(block_grid(kind.shape, level.block), "f32") for level in qtype.levels]
+        if qtype.zero is not None:
+            grids.append(grids[0].with_element(zero_scalar(qtype)))
+        super().__init__(properties={"format": QTypeAttr(qtype)}, operands=[value], result_types=[grids])
+
+    def verify_(self) -> None:
+        """Refuse a number of results other than the format's levels and zero point."""
+        kind = expect_float(self, self.input, "input")
+        qtype = self.format.data
+        wanted = len(qtype.levels) + (qtype.zero is not None)
+        if len(self.outputs) != wanted:
+            raise refuse(self, f"'{qtype}' has {wanted} parameters, got {len(self.outputs)} results")
+        count = len(qtype.levels)
+        _check_qparams(self, kind.with_element(qtype), [type_of(one) for one in self.outputs[:count]])
+
+
+@irdl_op_definition
+class RequantOp(QccOperation):
+    """`clamp(round_half_up(input * multiplier / 2**shift) + zero)`: integers to narrower integers without floats.
+
+    `input` is `i32` [..., C]; `multiplier` and `shift` are `i32` [1] or [C] (Jacob et al., arXiv 1712.05877).
+    """
+
+    name = "qcc.requant"
+
+    input = operand_def(TensorType)
+    multiplier = operand_def(TensorType)
+    shift = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input `,` $multiplier `,` $shift attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, value: Operand, multiplier: Operand, shift: Operand, scalar: str = "i8") -> None:
+        super().__init__(operands=[value, multiplier, shift], result_types=[operand_type(value).with_element(scalar)])
+
+    def verify_(self) -> None:
+        """Refuse anything but integers, and parameters that are neither per tensor nor per channel."""
+        kind = type_of(self.input)
+        for value in (self.input, self.multiplier, self.shift):
+            if type_of(value).scalar != "i32":
+                raise refuse(self, f"operands must be i32, got {value.type}")
+        for value in (self.multiplier, self.shift):
+            if type_of(value).shape not in ((Dim.of(1),), kind.shape[-1:]):
+                raise refuse(self, f"{value.type} is neither per tensor nor per channel of {show(kind.shape)}")
+        if type_of(self.result).scalar not in ("i8", "u8", "i32"):
+            raise refuse(self, f"result must be i8, u8 or i32, got {self.result.type}")
+        expect_shape(self, self.result, kind.shape)
+
+
+class Plan(StrEnum):
+    """How a contraction is computed; what it means never depends on it."""
+
+    DEQUANT_FIRST = "dequant_first"  # decode the weights, multiply in float
+    GROUP_AFTER = "group_after"  # integer sums inside a group, scales after
+    LOOKUP = "lookup"  # tables of partial sums indexed by weight bits
+    PLANES = "planes"  # bit plane by bit plane
+    TERNARY = "ternary"  # additions and subtractions only
+    NATIVE = "native"  # the hardware's scaled matrix instruction
+
+
+@irdl_attr_definition
+class PlanAttr(EnumAttribute[Plan], SpacedOpaqueSyntaxAttribute):
+    """A plan, `#qcc.plan<group_after>`."""
+
+    name = "qcc.plan"
+
+
+class Exactness(StrEnum):
+    """What a backend promises against `dequantize` then multiply."""
+
+    E0 = "E0"  # integers, bit for bit
+    E1 = "E1"  # equal in real arithmetic; the accumulator rounds
+    E2 = "E2"  # approximate, with a stated bound
+
+
+@irdl_attr_definition
+class ExactnessAttr(EnumAttribute[Exactness], SpacedOpaqueSyntaxAttribute):
+    """A class of exactness, `#qcc.exactness<E1>`."""
+
+    name = "qcc.exactness"
+
+
+@irdl_op_definition
+class ContractOp(QccOperation):
+    """`dequantize(input) @ dequantize(weight)^T + bias`: the quantized `linear`.
+
+    `input` is quantized or float, `weight` is quantized. With integer formats on both sides the sums inside a scale
+    block are integers and exact; scales enter afterwards.
+    """
+
+    name = "qcc.contract"
+
+    plan = opt_prop_def(PlanAttr)
+    exactness = prop_def(ExactnessAttr)
+    input = operand_def(TensorType)
+    weight = operand_def(TensorType)
+    bias = opt_operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input `,` $weight (`bias` $bias^)? attr-dict `:` functional-type(operands, results)"
+
+    def __init__(
+        self,
+        value: Operand,
+        weight: Operand,
+        bias: OptionalOperand = None,
+        *,
+        scalar: str = "f32",
+        plan: str | None = None,
+        exactness: str = "E1",
+    ) -> None:
+        kind = operand_type(value)
+        result = tensor((*kind.shape[:-1], operand_type(weight).shape[0]), scalar)
+        super().__init__(
+            properties=present(
+                {
+                    "plan": None if plan is None else PlanAttr(Plan(plan)),
+                    "exactness": ExactnessAttr(Exactness(exactness)),
+                }
+            ),
+            operands=[value, weight, optional(bias)],
+            result_types=[result],
+        )
+
+    def verify_(self) -> None:
+        """Refuse a float weight, and sizes that do not meet."""
+        kind, weight = type_of(self.input), type_of(self.weight)
+        if weight.qtype is None:
+            raise refuse(self, "weight must be quantized; qcc.linear takes floats")
+        expect_float(self, self.result, "result")
+        if kind.qtype is None:
+            expect_float(self, self.input, "input")
+        check_linear_shapes(self, kind, weight, None if self.bias is None else type_of(self.bias))

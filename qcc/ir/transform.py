@@ -1,0 +1,437 @@
+"""The operations of folds, expansions, side tensors, caches and storage.
+
+Each is an exact function of real numbers, so that a pass may insert it, move it or fold it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import BoolAttr, IntegerAttr
+from xdsl.ir import EnumAttribute, SpacedOpaqueSyntaxAttribute
+from xdsl.irdl import (
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    prop_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.traits import Pure
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.str_enum import StrEnum
+
+from qcc.ir.base import (
+    Operand,
+    OptionalOperand,
+    QccOperation,
+    expect_axis,
+    expect_float,
+    expect_same_element,
+    expect_shape,
+    integer,
+    operand_type,
+    optional,
+    present,
+    refuse,
+    show,
+)
+from qcc.ir.quant import block_grid, zero_scalar
+from qcc.ir.types import QTypeAttr, TensorType, tensor, type_of
+from qcc.numerics.qtype import QType
+
+
+class RotationKind(StrEnum):
+    """`hadamard` and `block_hadamard` are built from their size; `dense` takes its matrix as an operand."""
+
+    HADAMARD = "hadamard"
+    BLOCK_HADAMARD = "block_hadamard"
+    DENSE = "dense"
+
+
+@irdl_attr_definition
+class RotationKindAttr(EnumAttribute[RotationKind], SpacedOpaqueSyntaxAttribute):
+    """A kind of rotation, `#qcc.rotation_kind<hadamard>`."""
+
+    name = "qcc.rotation_kind"
+
+
+class ExpansionMode(StrEnum):
+    """`duplicate`: x[source]; `split`: x[source] divided by how often the source occurs; `residual`: x joined with
+    (x - fake_quantize(x))[source]."""
+
+    DUPLICATE = "duplicate"
+    SPLIT = "split"
+    RESIDUAL = "residual"
+
+
+@irdl_attr_definition
+class ExpansionModeAttr(EnumAttribute[ExpansionMode], SpacedOpaqueSyntaxAttribute):
+    """A way to expand the K axis, `#qcc.expansion_mode<split>`."""
+
+    name = "qcc.expansion_mode"
+
+
+class CachePolicy(StrEnum):
+    """What a quantized KV cache keeps: codes per token, per channel, or a window of recent tokens in float."""
+
+    TOKEN = "token"
+    CHANNEL = "channel"
+    WINDOW = "window"
+
+
+@irdl_attr_definition
+class CachePolicyAttr(EnumAttribute[CachePolicy], SpacedOpaqueSyntaxAttribute):
+    """A cache policy, `#qcc.cache_policy<token>`."""
+
+    name = "qcc.cache_policy"
+
+
+@irdl_op_definition
+class RotateOp(QccOperation):
+    """Multiply along one axis by an orthogonal matrix: `x @ R`, or `x @ R^T` if `inverse`.
+
+    Hadamard matrices are normalised by 1/sqrt(n); `block` is the size n of each diagonal block.
+    """
+
+    name = "qcc.rotate"
+
+    kind = prop_def(RotationKindAttr)
+    axis = prop_def(IntegerAttr)
+    block = opt_prop_def(IntegerAttr)
+    inverse = prop_def(BoolAttr)
+    input = operand_def(TensorType)
+    matrix = opt_operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$kind $input (`matrix` $matrix^)? attr-dict `:` functional-type(operands, results)"
+
+    def __init__(
+        self,
+        kind: str,
+        value: Operand,
+        axis: int,
+        *,
+        block: int | None = None,
+        matrix: OptionalOperand = None,
+        inverse: bool = False,
+    ) -> None:
+        super().__init__(
+            properties=present(
+                {
+                    "kind": RotationKindAttr(RotationKind(kind)),
+                    "axis": integer(axis),
+                    "block": None if block is None else integer(block),
+                    "inverse": BoolAttr.from_bool(inverse),
+                }
+            ),
+            operands=[value, optional(matrix)],
+            result_types=[operand_type(value)],
+        )
+
+    def verify_(self) -> None:
+        """Refuse a block that does not divide the axis, and a dense rotation without its matrix."""
+        kind = expect_float(self, self.input, "input")
+        axis = expect_axis(self, self.axis.value.data, kind.rank)
+        expect_same_element(self, [self.input, self.result])
+        expect_shape(self, self.result, kind.shape)
+        dense = self.kind.data is RotationKind.DENSE
+        if dense != (self.matrix is not None) or dense == (self.block is not None):
+            raise refuse(self, "a dense rotation takes a matrix, a Hadamard rotation takes a block size")
+        if self.matrix is not None and type_of(self.matrix).shape != (kind.shape[axis],) * 2:
+            raise refuse(self, f"matrix {self.matrix.type} does not fit axis {axis} of {show(kind.shape)}")
+        if self.block is not None and kind.shape[axis].exact_div(self.block.value.data) is None:
+            raise refuse(self, f"blocks of {self.block.value.data} do not divide {kind.shape[axis]}")
+
+
+@irdl_op_definition
+class PermuteOp(QccOperation):
+    """Reorder channels along one axis: `result[..., i, ...] = input[..., order[i], ...]`."""
+
+    name = "qcc.permute"
+
+    axis = prop_def(IntegerAttr)
+    input = operand_def(TensorType)
+    order = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input `,` $order attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, value: Operand, order: Operand, axis: int) -> None:
+        super().__init__(
+            properties={"axis": integer(axis)}, operands=[value, order], result_types=[operand_type(value)]
+        )
+
+    def verify_(self) -> None:
+        """Refuse an order that is no `i64` vector of the axis's length."""
+        kind, order = type_of(self.input), type_of(self.order)
+        axis = expect_axis(self, self.axis.value.data, kind.rank)
+        if order.scalar != "i64" or order.shape != (kind.shape[axis],):
+            raise refuse(self, f"order {order} does not fit axis {axis} of {show(kind.shape)}")
+        expect_same_element(self, [self.input, self.result])
+        expect_shape(self, self.result, kind.shape)
+
+
+@irdl_op_definition
+class ScaleAxisOp(QccOperation):
+    """Multiply by one factor per channel of an axis."""
+
+    name = "qcc.scale_axis"
+
+    axis = prop_def(IntegerAttr)
+    input = operand_def(TensorType)
+    factors = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input `,` $factors attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, value: Operand, factors: Operand, axis: int) -> None:
+        super().__init__(
+            properties={"axis": integer(axis)}, operands=[value, factors], result_types=[operand_type(value)]
+        )
+
+    def verify_(self) -> None:
+        """Refuse factors that do not fit the axis."""
+        kind = expect_float(self, self.input, "input")
+        axis = expect_axis(self, self.axis.value.data, kind.rank)
+        if type_of(self.factors).shape != (kind.shape[axis],):
+            raise refuse(self, f"factors {self.factors.type} do not fit axis {axis} of {show(kind.shape)}")
+        expect_same_element(self, [self.input, self.factors, self.result])
+        expect_shape(self, self.result, kind.shape)
+
+
+@irdl_op_definition
+class ExpandKOp(QccOperation):
+    """Repeat channels along the last axis (MergeQuant arXiv 2503.07654; ARCQuant's residual channels)."""
+
+    name = "qcc.expand_k"
+
+    mode = prop_def(ExpansionModeAttr)
+    format = opt_prop_def(QTypeAttr)
+    input = operand_def(TensorType)
+    source = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$mode $input `,` $source attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, mode: str, value: Operand, source: Operand, qtype: QType | None = None) -> None:
+        kind, count = operand_type(value), operand_type(source).shape[0]
+        width = kind.shape[-1] + count if mode == "residual" else count
+        super().__init__(
+            properties=present(
+                {
+                    "mode": ExpansionModeAttr(ExpansionMode(mode)),
+                    "format": None if qtype is None else QTypeAttr(qtype),
+                }
+            ),
+            operands=[value, source],
+            result_types=[kind.with_shape((*kind.shape[:-1], width))],
+        )
+
+    def verify_(self) -> None:
+        """Refuse a source that is no `i64` vector, and a residual without its format."""
+        kind, source = expect_float(self, self.input, "input"), type_of(self.source)
+        if source.rank != 1 or source.scalar != "i64":
+            raise refuse(self, f"source must be an i64 vector, got {source}")
+        residual = self.mode.data is ExpansionMode.RESIDUAL
+        if residual != (self.format is not None):
+            raise refuse(self, "a residual expansion, and no other, names the format it is the residual of")
+        width = kind.shape[-1] + source.shape[0] if residual else source.shape[0]
+        expect_same_element(self, [self.input, self.result])
+        expect_shape(self, self.result, (*kind.shape[:-1], width))
+
+
+@irdl_op_definition
+class SliceBitsOp(QccOperation):
+    """Keep the top `bits` of integer codes, rounded; scales and zero point stay (MatQuant, arXiv 2502.06786)."""
+
+    name = "qcc.slice_bits"
+
+    bits = prop_def(IntegerAttr)
+    input = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, value: Operand, bits: int) -> None:
+        super().__init__(properties={"bits": integer(bits)}, operands=[value], result_types=[operand_type(value)])
+
+    def verify_(self) -> None:
+        """Refuse a width outside the master's."""
+        kind = type_of(self.input)
+        master = getattr(kind.qtype.decode, "bits", None) if kind.qtype else None
+        if master is None or not 1 <= self.bits.value.data <= master:
+            raise refuse(self, f"cannot keep {self.bits.value.data} bits of {kind}")
+        expect_same_element(self, [self.input, self.result])
+        expect_shape(self, self.result, kind.shape)
+
+
+@irdl_op_definition
+class AddLowrankOp(QccOperation):
+    """`base + (input @ down^T) @ up^T`: the low-rank side tensors of a contraction.
+
+    `input` [..., K], `down` [R, K], `up` [N, R], `base` [..., N] (LQ-LoRA, arXiv 2311.12023).
+    """
+
+    name = "qcc.add_lowrank"
+
+    base = operand_def(TensorType)
+    input = operand_def(TensorType)
+    down = operand_def(TensorType)
+    up = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$base `,` $input `,` $down `,` $up attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, base: Operand, value: Operand, down: Operand, up: Operand) -> None:
+        super().__init__(operands=[base, value, down, up], result_types=[operand_type(base)])
+
+    def verify_(self) -> None:
+        """Refuse factors whose sizes do not meet."""
+        base, kind = type_of(self.base).shape, expect_float(self, self.input, "input").shape
+        down, up = type_of(self.down).shape, type_of(self.up).shape
+        if len(down) != 2 or len(up) != 2 or down[1] != kind[-1] or up[1] != down[0] or up[0] != base[-1]:
+            raise refuse(self, f"factors {show(down)} and {show(up)} do not lead {show(kind)} to {show(base)}")
+        expect_shape(self, self.result, base)
+
+
+@irdl_op_definition
+class AddSparseOp(QccOperation):
+    """`base + input @ S^T` with S [N, K] in compressed rows: the outliers of a contraction (SpQR, arXiv 2306.03078).
+
+    `values` [Z] floats, `columns` [Z] i32, `offsets` [N + 1] i32.
+    """
+
+    name = "qcc.add_sparse"
+
+    base = operand_def(TensorType)
+    input = operand_def(TensorType)
+    values = operand_def(TensorType)
+    columns = operand_def(TensorType)
+    offsets = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$base `,` $input `,` $values `,` $columns `,` $offsets attr-dict `:` functional-type(operands, results)"
+    )
+
+    def __init__(self, base: Operand, value: Operand, values: Operand, columns: Operand, offsets: Operand) -> None:
+        super().__init__(operands=[base, value, values, columns, offsets], result_types=[operand_type(base)])
+
+    def verify_(self) -> None:
+        """Refuse index vectors of other types or lengths."""
+        base = type_of(self.base).shape
+        values, columns, offsets = (type_of(one) for one in (self.values, self.columns, self.offsets))
+        if columns.scalar != "i32" or offsets.scalar != "i32" or values.shape != columns.shape:
+            raise refuse(self, f"{values}, {columns} and {offsets} are no compressed rows")
+        if offsets.shape != (base[-1] + 1,):
+            raise refuse(self, f"offsets {show(offsets.shape)} do not fit {base[-1]} rows")
+        expect_shape(self, self.result, base)
+
+
+@irdl_op_definition
+class CacheOp(QccOperation):
+    """A KV cache [B, H, T, D] in which the rows at `positions` [n] are `rows` [B, H, n, D], in the cache's format."""
+
+    name = "qcc.cache"
+
+    policy = prop_def(CachePolicyAttr)
+    cache = operand_def(TensorType)
+    rows = operand_def(TensorType)
+    positions = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$policy $cache `,` $rows `,` $positions attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, policy: str, cache: Operand, rows: Operand, positions: Operand) -> None:
+        super().__init__(
+            properties={"policy": CachePolicyAttr(CachePolicy(policy))},
+            operands=[cache, rows, positions],
+            result_types=[operand_type(cache)],
+        )
+
+    def verify_(self) -> None:
+        """Refuse rows that do not fit the cache."""
+        cache, rows = type_of(self.cache), expect_float(self, self.rows, "rows")
+        positions = type_of(self.positions)
+        if cache.rank != 4 or rows.rank != 4 or positions.rank != 1 or positions.scalar != "i64":
+            raise refuse(self, f"{rows} at {positions} do not fit the cache {cache}")
+        if (rows.shape[:2], rows.shape[3]) != (cache.shape[:2], cache.shape[3]):
+            raise refuse(self, f"rows {show(rows.shape)} do not fit the cache {show(cache.shape)}")
+        if rows.shape[2] != positions.shape[0]:
+            raise refuse(self, f"{rows.shape[2]} rows for {positions.shape[0]} positions")
+        expect_same_element(self, [self.cache, self.result])
+        expect_shape(self, self.result, cache.shape)
+
+
+@irdl_op_definition
+class PackOp(QccOperation):
+    """Storage of a quantized tensor: the dense little-endian bit stream of the codes along the last axis (`u8`),
+    then scales leaf to root, then the zero point if there is one."""
+
+    name = "qcc.pack"
+
+    input = operand_def(TensorType)
+    outputs = var_result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, value: Operand) -> None:
+        super().__init__(operands=[value], result_types=[storage_types(operand_type(value))])
+
+    def verify_(self) -> None:
+        """Refuse results that are not the format's storage."""
+        if [one.type for one in self.outputs] != storage_types(type_of(self.input)):
+            raise refuse(self, f"results are not the storage of {self.input.type}")
+
+
+@irdl_op_definition
+class UnpackOp(QccOperation):
+    """The quantized tensor whose storage `qcc.pack` gives."""
+
+    name = "qcc.unpack"
+
+    inputs = var_operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$inputs attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, values: Sequence[Operand], kind: TensorType) -> None:
+        super().__init__(operands=[list(values)], result_types=[kind])
+
+    def verify_(self) -> None:
+        """Refuse operands that are not the format's storage."""
+        if [one.type for one in self.inputs] != storage_types(type_of(self.result)):
+            raise refuse(self, f"operands are not the storage of {self.result.type}")
+
+
+def storage_types(kind: TensorType) -> list[TensorType]:
+    """Return the types of packed codes, scales (leaf to root) and zero point of a quantized integer tensor.
+
+    Raises:
+        VerifyException: if the tensor is not quantized, or its codes are no integers.
+    """
+    qtype = kind.qtype
+    bits = None if qtype is None else getattr(qtype.decode, "bits", None)
+    if qtype is None or bits is None:
+        raise VerifyException(f"{kind} has no packed integer storage")
+    row = (kind.shape[-1] * bits + 7) // 8
+    grids = [tensor(block_grid(kind.shape, level.block), "f32") for level in qtype.levels]
+    packed = [tensor((*kind.shape[:-1], row), "u8"), *grids]
+    if qtype.zero is not None:
+        packed.append(grids[0].with_element(zero_scalar(qtype)))
+    return packed
