@@ -1,0 +1,248 @@
+"""Judge the parts of a quantization type together and list everything that makes no sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from qcc.numerics.qtype_parts import (
+    Block,
+    BlockMask,
+    CodeLayout,
+    Decode,
+    FloatDecode,
+    FuseGroup,
+    Grid,
+    IntDecode,
+    KAxis,
+    Level,
+    LowRank,
+    NMMask,
+    PlanesDecode,
+    Rotate,
+    SelectDecode,
+    Selector,
+    Side,
+    Slice,
+    Sparse,
+    TableDecode,
+    When,
+    Zero,
+    decode_states,
+    expand_block,
+    is_integer_dtype,
+    is_stored_dtype,
+    is_whole,
+)
+
+MAX_CODE_BITS = 8
+MAX_FIXED_POINT_BITS = 32
+
+
+def type_problems(
+    decode: Decode,
+    grid: Grid,
+    levels: tuple[Level, ...],
+    zero: Zero | None,
+    when: When,
+    layout: CodeLayout,
+    sides: tuple[Side, ...],
+) -> Iterator[str]:
+    """Yield one sentence for everything wrong with a type made of these parts."""
+    yield from _decode_problems(decode, grid, is_fixed_point(levels))
+    yield from _layout_problems(decode, layout)
+    yield from _levels_problems(levels, "level")
+    if not levels and not _may_be_unscaled(decode):
+        yield "integer codes and digit planes need at least one scale level"
+    if when == "dynamic_local" and len(levels) < 2:
+        yield "dynamic_local needs a static root level above the dynamic leaf, so at least two levels"
+    if zero is not None:
+        yield from _zero_problems(zero, decode, grid, levels)
+    for side in sides:
+        yield from _side_problems(side, decode)
+    kinds = [type(side) for side in sides]
+    yield from (f"more than one side entry {kind.__name__}" for kind in set(kinds) if kinds.count(kind) > 1)
+
+
+def is_fixed_point(levels: tuple[Level, ...]) -> bool:
+    """Tell whether the only scale is a constant power of two, as in fixed point <W,I>."""
+    return len(levels) == 1 and levels[0].dtype == "pow2" and levels[0].statistic == "constant"
+
+
+def _may_be_unscaled(decode: Decode) -> bool:
+    if isinstance(decode, SelectDecode):
+        return all(map(_may_be_unscaled, decode.options))
+    return isinstance(decode, TableDecode | FloatDecode)
+
+
+def _decode_problems(decode: Decode, grid: Grid, fixed_point: bool) -> Iterator[str]:
+    match decode:
+        case IntDecode():
+            yield from _int_problems(decode, grid, fixed_point)
+        case FloatDecode(exponent, mantissa, bias):
+            if exponent < 1 or mantissa < 0 or not 3 <= decode.bits <= MAX_CODE_BITS:
+                yield f"{decode} needs an exponent bit or more and 3 to 8 bits in all, sign included"
+            if bias is not None and not math.isfinite(bias):
+                yield f"the bias {bias} is not finite"
+        case TableDecode():
+            yield from _table_problems(decode)
+        case PlanesDecode(count):
+            if not 1 <= count <= MAX_CODE_BITS:
+                yield f"{count} planes, but 1 to {MAX_CODE_BITS} are possible"
+        case SelectDecode():
+            yield from _select_problems(decode, grid, fixed_point)
+    if grid == "mid_rise" and not isinstance(decode, IntDecode | PlanesDecode):
+        yield "a mid_rise grid needs integer codes or digit planes"
+
+
+def _int_problems(decode: IntDecode, grid: Grid, fixed_point: bool) -> Iterator[str]:
+    limit = MAX_FIXED_POINT_BITS if fixed_point else MAX_CODE_BITS
+    if not 1 <= decode.bits <= limit:
+        yield f"{decode} has {decode.bits} bits, but 1 to {limit} are possible"
+        return
+    if (decode.low is None) != (decode.high is None):
+        yield f"{decode} has one bound of its range without the other"
+        return
+    if decode.narrow and (not decode.signed or decode.low is not None):
+        yield f"{decode} cannot be narrow: only a signed integer without a range of its own can"
+    whole = IntDecode(decode.bits, decode.signed)
+    if not whole.minimum <= decode.minimum < decode.maximum <= whole.maximum and not decode.narrow:
+        yield f"the range of {decode} is empty or does not fit its {decode.bits} bits"
+    if decode.signed and decode.bits == 1 and grid == "mid_tread":
+        yield f"{decode} has no positive code: use uint1 with a zero point, or int1 mid_rise for -1 and +1"
+    if decode.narrow and grid == "mid_rise":
+        yield f"{decode} mid_rise is not symmetric: a mid_rise grid uses every code"
+
+
+def _table_problems(decode: TableDecode) -> Iterator[str]:
+    if not decode.tables or any(len(table) < 2 for table in decode.tables):
+        yield "a table needs at least two values"
+        return
+    if any(not math.isfinite(value) for table in decode.tables for value in table):
+        yield "a table holds a value that is not finite"
+    if any(tuple(sorted(set(table))) != table for table in decode.tables):
+        yield "the values of a table must ascend, each once"
+    if decode.bits > MAX_CODE_BITS:
+        yield f"a table of {decode_states(decode)} values, but at most 256 are possible"
+    yield from _selector_problems(decode.selector, len(decode.tables), "tables")
+
+
+def _select_problems(decode: SelectDecode, grid: Grid, fixed_point: bool) -> Iterator[str]:
+    for option in decode.options:
+        yield from _decode_problems(option, grid, fixed_point)
+    yield from _selector_problems(decode.selector, len(decode.options), "decodes")
+    shares = decode.fractions
+    if shares and (any(share < 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-9)):
+        yield f"the shares {', '.join(map(str, shares))} of the decodes do not sum to 1"
+
+
+def _selector_problems(selector: Selector | None, count: int, what: str) -> Iterator[str]:
+    if selector is None:
+        if count > 1:
+            yield f"{count} {what} need a selector: add e.g. by u1 (1,128)"
+        return
+    yield from _block_problems(selector.block, "selector")
+    if count < 2:
+        yield f"a selector needs at least two {what}"
+    if not 1 <= selector.bits <= MAX_CODE_BITS or count > 2**selector.bits:
+        yield f"a selector of {selector.bits} bits cannot choose among {count} {what}"
+
+
+def _layout_problems(decode: Decode, layout: CodeLayout) -> Iterator[str]:
+    if layout == "ovp" and not (isinstance(decode, TableDecode) and len(decode.tables) == 2):
+        yield "the outlier-victim layout needs two tables: normal values, then outliers"
+    if layout == "radix" and isinstance(decode, SelectDecode):
+        yield "a selected decode has no radix layout"
+
+
+def _block_problems(block: Block, what: str) -> Iterator[str]:
+    if not block or any(extent == 0 or extent < -1 for extent in block):
+        yield f"the block {block} of the {what} must have positive extents, or -1 for a whole axis"
+
+
+def _levels_problems(levels: tuple[Level, ...], what: str) -> Iterator[str]:
+    for index, level in enumerate(levels):
+        yield from _level_problems(level, f"{what} {index}")
+        if level.offset == "parent" and index + 1 == len(levels):
+            yield f"{what} {index} keeps its offset at a parent level, but it is the root"
+        if index and not _is_nested(levels[index - 1].block, level.block):
+            yield f"the block of {what} {index - 1}, {levels[index - 1].block}, does not tile {level.block}"
+
+
+def _level_problems(level: Level, what: str) -> Iterator[str]:
+    yield from _block_problems(level.block, what)
+    if not is_stored_dtype(level.dtype):
+        yield f"{what} has the unknown dtype {level.dtype}"
+    takes = level.statistic in ("rms", "mean_abs")
+    needs = level.statistic in ("constant", "percentile")
+    if needs and level.constant is None:
+        yield f"{what}: the statistic {level.statistic} needs a number, as in {level.statistic}(0.5)"
+    if level.constant is not None:
+        if not (takes or needs):
+            yield f"{what}: the statistic {level.statistic} takes no number"
+        elif not (math.isfinite(level.constant) and level.constant > 0):
+            yield f"{what}: {level.constant} must be positive and finite"
+        elif level.dtype == "pow2" and level.statistic == "constant" and math.frexp(level.constant)[0] != 0.5:
+            yield f"{what}: {level.constant} is not a power of two"
+    if level.offset != "none" and not is_integer_dtype(level.dtype):
+        yield f"{what}: only an integer level has an offset"
+    if level.protective is not None and not 1 <= level.protective <= 127:
+        yield f"{what}: the protective range {level.protective} must be 1 to 127"
+
+
+def _is_nested(child: Block, parent: Block) -> bool:
+    rank = max(len(child), len(parent))
+    pairs = zip(expand_block(child, rank), expand_block(parent, rank), strict=True)
+    return all(outer == -1 or (inner != -1 and outer % inner == 0) for inner, outer in pairs if inner != 0)
+
+
+def _zero_problems(zero: Zero, decode: Decode, grid: Grid, levels: tuple[Level, ...]) -> Iterator[str]:
+    if bool(zero.dtype) == bool(zero.levels):
+        yield f"the zero point {zero.kind} needs either a dtype or levels of its own"
+    if zero.dtype and not is_stored_dtype(zero.dtype):
+        yield f"the zero point has the unknown dtype {zero.dtype}"
+    yield from _levels_problems(zero.levels, "zero point level")
+    if not levels:
+        yield "a zero point needs a scale level"
+    if grid == "mid_rise":
+        yield "a zero point on a mid_rise grid: its offset of one half is already fixed"
+    if isinstance(decode, TableDecode | FloatDecode):
+        yield f"a zero point cannot go with {type(decode).__name__}: tables and floats carry their own zero"
+    if isinstance(decode, IntDecode) and decode.narrow:
+        yield f"a zero point with the narrow integer {decode}: an asymmetric range uses every code"
+    if zero.kind == "scaled" and len(levels) < 2:
+        yield "a scaled zero point lives at the parent level, so at least two levels are needed"
+    if zero.kind == "min" and not zero.levels:
+        yield "a min zero point needs levels of its own"
+    if zero.kind == "pre" and isinstance(decode, IntDecode) and is_integer_dtype(zero.dtype):
+        stored = IntDecode(int(zero.dtype[1:]), zero.dtype[0] == "i")
+        if not stored.minimum <= decode.minimum < decode.maximum <= stored.maximum:
+            yield f"the zero point dtype {zero.dtype} cannot hold every code of {decode}"
+
+
+def _side_problems(side: Side, decode: Decode) -> Iterator[str]:
+    match side:
+        case Sparse(_, dtype, fraction):
+            good, needs = (
+                is_stored_dtype(dtype) and 0 <= fraction <= 1,
+                "a stored dtype and a fraction from 0 to 1",
+            )
+        case LowRank(rank, dtype):
+            good, needs = rank >= 1 and is_stored_dtype(dtype), "a positive rank and a stored dtype"
+        case NMMask(kept, group):
+            good, needs = 1 <= kept < group, "to keep fewer than it groups, and at least one"
+        case BlockMask(block, density):
+            good = not is_whole(block) and 0 <= density <= 1 and not any(_block_problems(block, "mask"))
+            needs = "a block smaller than the tensor, with positive extents, and a density from 0 to 1"
+        case KAxis(permuted, group_index, expand, count):
+            good = (permuted or group_index or expand != "none") and (expand != "none") == (count > 0)
+            needs = "perm, g_idx, or an expansion by one channel or more"
+        case Slice(master, bits):
+            good = isinstance(decode, IntDecode) and 1 <= bits <= master == decode.bits
+            needs = f"integer codes of {master} bits, and at most as many to keep"
+        case FuseGroup(name):
+            good, needs = name.isidentifier() and name.isascii(), "a name of letters, digits and underscores"
+        case Rotate(block):
+            good, needs = block >= 1, "a positive block"
+    if not good:
+        yield f"{side} needs {needs}"
