@@ -81,14 +81,14 @@ COMPARISONS = frozenset("eq ne lt le gt ge".split())
 
 @irdl_attr_definition
 class UnaryFunctionAttr(EnumAttribute[UnaryFunction], SpacedOpaqueSyntaxAttribute):
-    """A function of one number, `#qcc.unary<gelu>`."""
+    """A function of one number, `#qcc<unary_function gelu>` (bare inside an operation)."""
 
     name = "qcc.unary_function"
 
 
 @irdl_attr_definition
 class BinaryFunctionAttr(EnumAttribute[BinaryFunction], SpacedOpaqueSyntaxAttribute):
-    """A function of two numbers, `#qcc.binary<add>`."""
+    """A function of two numbers, `#qcc<binary_function add>` (bare inside an operation)."""
 
     name = "qcc.binary_function"
 

@@ -243,7 +243,7 @@ class PoolKind(StrEnum):
 
 @irdl_attr_definition
 class PoolKindAttr(EnumAttribute[PoolKind], SpacedOpaqueSyntaxAttribute):
-    """A kind of pooling, `#qcc.pool_kind<max>`."""
+    """A kind of pooling, `#qcc<pool_kind max>` (bare where an operation names it)."""
 
     name = "qcc.pool_kind"
 
