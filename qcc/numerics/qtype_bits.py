@@ -167,9 +167,7 @@ def _code_bits(decode: Decode, packing: Packing, count: _Count, leaf: Block) -> 
             return count.elements() * decode.bits
         shares = [Fraction(share).limit_denominator(10**9) for share in decode.fractions]
         widths = [_width(option, packing) for option in decode.options]
-        return count.elements() * sum(
-            (share * width for share, width in zip(shares, widths, strict=True)), Fraction()
-        )
+        return count.elements() * sum((share * width for share, width in zip(shares, widths, strict=True)), Fraction())
     whole = count.leaf_elements(leaf)
     if packing == "radix" and whole is not None and not count.masked:
         digits, states = _digits(decode)
