@@ -6,7 +6,8 @@ Each is an exact function of real numbers, so that a pass may insert it, move it
 from __future__ import annotations
 
 from xdsl.dialects.builtin import BoolAttr, IntegerAttr
-from xdsl.ir import EnumAttribute, SpacedOpaqueSyntaxAttribute
+from xdsl.dialects.utils import EnumAttribute
+from xdsl.ir import SpacedOpaqueSyntaxAttribute
 from xdsl.irdl import (
     irdl_attr_definition,
     irdl_op_definition,
