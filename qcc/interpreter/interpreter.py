@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 
 from qcc.errors import CheckpointError, Problem, QccError, ShapeError, UnsupportedOp
-from qcc.interpreter.table import MEANING
-from qcc.interpreter.values import DTYPES, Frame, Weights, convert_weight, dtype_of
+from qcc.interpreter.table import MEANING, TAKES_QUANTIZED
+from qcc.interpreter.values import DTYPES, Frame, Weights, convert_weight, dtype_of, fail
 from qcc.ir.base import location_of
 from qcc.ir.binding import bind_symbols
 from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp
 from qcc.ir.types import type_of
+from qcc.numerics.tensor import QuantizedTensor
 
-if TYPE_CHECKING:
-    from qcc.numerics.tensor import QuantizedTensor
-
-Observer = Callable[[Operation, "tuple[torch.Tensor | QuantizedTensor, ...]"], None]
+Observer = Callable[[Operation, tuple[torch.Tensor | QuantizedTensor, ...]], None]
 """Called after every operation with its result values."""
 
 
@@ -67,7 +64,7 @@ class Interpreter:
         """
         program = self._program
         frame = Frame(self._bind(inputs), self._dtype, self._weights, self.state)
-        values = {
+        values: dict[SSAValue, torch.Tensor] = {
             argument: inputs[name].to(frame.torch_dtype(type_of(argument)))
             for name, argument in zip(program.input_names, program.body.block.args, strict=True)
         }
@@ -139,6 +136,8 @@ def _execute(
         operands = [values[operand] for operand in op.operands]
         if isinstance(op, ReturnOp):
             return operands
+        if type(op) not in TAKES_QUANTIZED and any(isinstance(one, QuantizedTensor) for one in operands):
+            raise fail(op, "takes no quantized tensor", fix="put a qcc.dequantize in front of it")
         found = MEANING[type(op)](op, operands, frame)
         results = found if isinstance(found, tuple) else (found,)
         for result, value in zip(op.results, results, strict=True):

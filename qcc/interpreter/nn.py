@@ -6,7 +6,6 @@ float16 and bfloat16 operands are computed with in float32; the result is rounde
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +17,8 @@ from qcc.ir.nn import PoolKind
 from qcc.ir.program import int_array
 from qcc.ir.transformer import NormKind, RopePairing
 from qcc.ir.types import type_of
-
-if TYPE_CHECKING:
-    from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.quantize import dequantize
+from qcc.numerics.tensor import QuantizedTensor
 
 _CONV: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _MAX_POOL: dict[int, Callable[..., torch.Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -60,8 +58,6 @@ def _embedding(op: ir.EmbeddingOp, args: list[torch.Tensor | QuantizedTensor], f
     if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < rows):
         raise fail(op, f"ids {int(ids.min())}..{int(ids.max())} are outside a table of {rows} rows")
     if not isinstance(table, torch.Tensor):
-        from qcc.numerics.quantize import dequantize
-
         table = dequantize(table, frame.torch_dtype(type_of(op.result)))
     return table[ids.long()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -120,22 +121,18 @@ def _reduce(op: gather.ReduceOp, args: list[torch.Tensor], frame: Frame) -> torc
         return args[0]  # torch would take no axes for all axes
     if reduction in (Reduction.MAX, Reduction.MIN, Reduction.ARGMAX) and 0 in [value.shape[axis] for axis in axes]:
         raise fail(op, f"{reduction} over no elements of {list(value.shape)}")
-    match reduction:
-        case Reduction.SUM:
-            result = value.sum(axes, keep)
-        case Reduction.MEAN:
-            result = value.mean(axes, keep)
-        case Reduction.MAX:
-            result = value.amax(axes, keep)
-        case Reduction.MIN:
-            result = value.amin(axes, keep)
-        case Reduction.ANY:
-            result = value.any(axes, keep)
-        case Reduction.ALL:
-            result = value.all(axes, keep)
-        case Reduction.ARGMAX:
-            result = _argmax(value, axes, keep)
-    return result.to(frame.torch_dtype(type_of(op.result)))
+    return REDUCE[reduction](value, axes, keep).to(frame.torch_dtype(type_of(op.result)))
+
+
+REDUCE: dict[Reduction, Callable[[torch.Tensor, tuple[int, ...], bool], torch.Tensor]] = {
+    Reduction.SUM: torch.sum,
+    Reduction.MEAN: torch.mean,
+    Reduction.MAX: torch.amax,
+    Reduction.MIN: torch.amin,
+    Reduction.ANY: torch.any,
+    Reduction.ALL: torch.all,
+    Reduction.ARGMAX: _argmax,
+}
 
 
 def _cumulative_sum(op: gather.CumulativeSumOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from qcc.errors import CheckpointError
 from qcc.interpreter.values import Evaluate, Frame
 from qcc.ir import program as ir
 from qcc.ir.types import type_of
-
-if TYPE_CHECKING:
-    from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.tensor import QuantizedTensor
 
 
 def _weight(op: ir.WeightOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor | QuantizedTensor:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
+from xdsl.ir import Operation
 
 from qcc.errors import CheckpointError, ShapeError
 from qcc.ir.base import location_of
 from qcc.ir.dims import Dim
 from qcc.ir.types import FLOATS, TensorType
-
-if TYPE_CHECKING:
-    from xdsl.ir import Operation
-
-    from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.tensor import QuantizedTensor
 
 DTYPES: dict[str, torch.dtype] = {
     "f64": torch.float64,
