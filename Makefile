@@ -44,6 +44,7 @@ check: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(RUN) docs/make_ir_reference.py --check
+	$(RUN) docs/make_formats.py --check
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
