@@ -41,8 +41,8 @@ uint4 | (1,128) i8, (1,-1) f16 protect(119) | scaled i8    QoQ: integer scales o
 - **when**: `static` (the default), `dynamic` from the values at hand, `dynamic_local` (static root, dynamic leaf).
 
 Types, text, checks and bits per weight cover every format below and those of the published systems they come from.
-Encoding and decoding are there for integers of 1 to 8 bits with float or integer scales; for the others the numerics say
-that they are not there yet.
+Encoding and decoding are there for integers of 1 to 8 bits with float or integer scales; for the others the numerics
+say that they are not there yet.
 
 | name | type | bits per weight | encodes |
 |---|---|---|---|
