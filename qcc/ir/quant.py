@@ -169,9 +169,11 @@ class QparamsOp(QccOperation):
 
 @irdl_op_definition
 class RequantOp(QccOperation):
-    """`clamp(round_half_up(input * multiplier / 2**shift) + zero)`: integers to narrower integers without floats.
+    """`clamp(round_half_up(input * multiplier / 2**shift))`: integers to narrower integers without floats.
 
-    `input` is `i32` [..., C]; `multiplier` and `shift` are `i32` [1] or [C] (Jacob et al., arXiv 1712.05877).
+    `input` is `i32` [..., C]; `multiplier` and `shift` (0..62) are `i32` [1] or [C] (Jacob et al., arXiv 1712.05877).
+    Exact in 64 bits: `(input * multiplier + (1 << shift >> 1)) >> shift`, an arithmetic shift; the clamp is to the
+    range of the result's element type.
     """
 
     name = "qcc.requant"

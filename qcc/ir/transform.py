@@ -40,6 +40,7 @@ from qcc.ir.base import (
     refuse,
     show,
 )
+from qcc.ir.dims import Dim
 from qcc.ir.quant import block_grid, zero_scalar
 from qcc.ir.types import QTypeAttr, TensorType, tensor, type_of
 from qcc.numerics.qtype import QType
@@ -77,7 +78,8 @@ class ExpansionModeAttr(EnumAttribute[ExpansionMode], SpacedOpaqueSyntaxAttribut
 
 
 class CachePolicy(StrEnum):
-    """What a quantized KV cache keeps: codes per token, per channel, or a window of recent tokens in float."""
+    """What a quantized KV cache keeps: codes per token with their own scales (`token`), codes under the scales that
+    the cache has already (`channel`), or a window of recent tokens in float besides codes (`window`)."""
 
     TOKEN = "token"
     CHANNEL = "channel"
@@ -145,8 +147,16 @@ class RotateOp(QccOperation):
             raise refuse(self, "a dense rotation takes a matrix, a Hadamard rotation takes a block size")
         if self.matrix is not None and type_of(self.matrix).shape != (kind.shape[axis],) * 2:
             raise refuse(self, f"matrix {self.matrix.type} does not fit axis {axis} of {show(kind.shape)}")
-        if self.block is not None and kind.shape[axis].exact_div(self.block.value.data) is None:
-            raise refuse(self, f"blocks of {self.block.value.data} do not divide {kind.shape[axis]}")
+        if self.block is not None:
+            self._verify_block(kind.shape[axis], self.block.value.data)
+
+    def _verify_block(self, size: Dim, block: int) -> None:
+        if block < 1 or block & (block - 1):
+            raise refuse(self, f"there is no Hadamard matrix of size {block} here: it is no power of two")
+        if size.exact_div(block) is None:
+            raise refuse(self, f"blocks of {block} do not divide {size}")
+        if self.kind.data is RotationKind.HADAMARD and size != Dim.of(block):
+            raise refuse(self, f"a Hadamard rotation of {size} channels has one block, not blocks of {block}")
 
 
 @irdl_op_definition
@@ -251,7 +261,10 @@ class ExpandKOp(QccOperation):
 
 @irdl_op_definition
 class SliceBitsOp(QccOperation):
-    """Keep the top `bits` of integer codes, rounded; scales and zero point stay (MatQuant, arXiv 2502.06786)."""
+    """Keep the top `bits` of integer codes; scales and zero point stay (MatQuant, arXiv 2502.06786).
+
+    With d dropped bits: `clamp((code + 2**(d-1)) >> d, low >> d, high >> d) << d`, low..high the master's codes.
+    """
 
     name = "qcc.slice_bits"
 
