@@ -7,7 +7,7 @@ import torch
 from qcc.interpreter.contraction import contract
 from qcc.interpreter.values import DTYPES, Evaluate, Frame, fail
 from qcc.ir import quant as ir
-from qcc.ir import transform
+from qcc.ir import storage, transform
 from qcc.ir.base import location_of
 from qcc.ir.quant import zero_scalar
 from qcc.ir.types import type_of
@@ -28,7 +28,7 @@ def _quantize(op: ir.QuantizeOp, args: list[torch.Tensor], frame: Frame) -> Quan
     return quantize(args[0], qtype, *_stored(qtype, args[1 : 1 + len(op.scales)], zero), where=where)
 
 
-def _qtype(op: ir.QuantizeOp | transform.UnpackOp) -> QType:
+def _qtype(op: ir.QuantizeOp | storage.UnpackOp) -> QType:
     qtype = type_of(op.result).qtype
     assert qtype is not None  # the verifier holds this
     return qtype
@@ -92,12 +92,12 @@ def _slice_bits(op: transform.SliceBitsOp, args: list[QuantizedTensor], frame: F
     return QuantizedTensor(master.qtype, master.shape, codes.to(master.codes.dtype), master.scales, master.zero)
 
 
-def _pack(op: transform.PackOp, args: list[QuantizedTensor], frame: Frame) -> tuple[torch.Tensor, ...]:
+def _pack(op: storage.PackOp, args: list[QuantizedTensor], frame: Frame) -> tuple[torch.Tensor, ...]:
     (value,) = args
     return (pack(value.codes, value.qtype.decode.bits), *_plain(value.qtype, value.scales, value.zero))
 
 
-def _unpack(op: transform.UnpackOp, args: list[torch.Tensor], frame: Frame) -> QuantizedTensor:
+def _unpack(op: storage.UnpackOp, args: list[torch.Tensor], frame: Frame) -> QuantizedTensor:
     kind, qtype = type_of(op.result), _qtype(op)
     assert isinstance(qtype.decode, IntDecode)
     shape, count = frame.sizes(kind), len(qtype.levels)
@@ -113,6 +113,6 @@ TABLE: dict[type, Evaluate] = {
     ir.RequantOp: _requant,
     ir.ContractOp: _contract,
     transform.SliceBitsOp: _slice_bits,
-    transform.PackOp: _pack,
-    transform.UnpackOp: _unpack,
+    storage.PackOp: _pack,
+    storage.UnpackOp: _unpack,
 }

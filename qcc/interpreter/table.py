@@ -7,7 +7,8 @@ from qcc.interpreter.values import Evaluate
 from qcc.ir.nn import EmbeddingOp
 from qcc.ir.program import UpdateStateOp
 from qcc.ir.quant import ContractOp, DequantizeOp
-from qcc.ir.transform import CacheOp, PackOp, PermuteOp, SliceBitsOp
+from qcc.ir.storage import CacheOp, PackOp
+from qcc.ir.transform import PermuteOp, SliceBitsOp
 
 MEANING: dict[type, Evaluate] = {
     **structure.TABLE,

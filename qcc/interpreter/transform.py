@@ -10,7 +10,8 @@ from qcc.errors import UnsupportedOp
 from qcc.interpreter.values import Evaluate, Frame, fail, wide
 from qcc.ir import transform as ir
 from qcc.ir.base import location_of
-from qcc.ir.transform import CachePolicy, ExpansionMode
+from qcc.ir.storage import CacheOp, CachePolicy
+from qcc.ir.transform import ExpansionMode
 from qcc.numerics.blocks import block_extents
 from qcc.numerics.hadamard import hadamard
 from qcc.numerics.quantize import fake_quantize, quantize
@@ -87,7 +88,7 @@ def _add_sparse(op: ir.AddSparseOp, args: list[torch.Tensor], frame: Frame) -> t
     return base.index_add(-1, rows, (value[..., columns] * values).to(base.dtype)).to(args[0].dtype)
 
 
-def _cache(op: ir.CacheOp, args: list[torch.Tensor | QuantizedTensor], frame: Frame) -> object:
+def _cache(op: CacheOp, args: list[torch.Tensor | QuantizedTensor], frame: Frame) -> object:
     cache, rows, positions = args
     assert isinstance(rows, torch.Tensor)
     assert isinstance(positions, torch.Tensor)
@@ -121,5 +122,5 @@ TABLE: dict[type, Evaluate] = {
     ir.ExpandKOp: _expand_k,
     ir.AddLowrankOp: _add_lowrank,
     ir.AddSparseOp: _add_sparse,
-    ir.CacheOp: _cache,
+    CacheOp: _cache,
 }
