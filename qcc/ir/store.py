@@ -109,7 +109,7 @@ class WeightStore:
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = dict(file.metadata() or {})
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
         if metadata.get("format") != FORMAT:

@@ -65,9 +65,7 @@ class QType:
         Raises:
             RecipeError: with one problem for each contradiction.
         """
-        found = list(
-            type_problems(self.decode, self.grid, self.levels, self.zero, self.when, self.layout, self.sides)
-        )
+        found = list(type_problems(self.decode, self.grid, self.levels, self.zero, self.when, self.layout, self.sides))
         if found:
             raise RecipeError("this format makes no sense", [Problem(str(self), what) for what in found])
 

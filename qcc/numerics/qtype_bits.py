@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from qcc.errors import ShapeError
 from qcc.numerics.qtype import QType
@@ -18,8 +19,6 @@ from qcc.numerics.qtype_parts import (
     BlockMask,
     CodeLayout,
     Decode,
-    FloatDecode,
-    IntDecode,
     KAxis,
     Level,
     LowRank,
@@ -35,6 +34,8 @@ from qcc.numerics.qtype_parts import (
     dtype_bits,
     expand_block,
 )
+
+Packing = Literal["entropy"] | CodeLayout
 
 OFFSET_BITS = 32
 ROW_POINTER_BITS = 32
@@ -76,7 +77,9 @@ def _total_bits(qtype: QType, shape: tuple[int, ...] | None, *, entropy: bool) -
     count = _Count(shape and _stored_shape(qtype, shape), qtype.sides)
     leaf = qtype.levels[0].block if qtype.levels else (-1, -1)
     total = _code_bits(qtype.decode, "entropy" if entropy else qtype.layout, count, leaf)
-    copies = qtype.decode.count if _has_free_coefficients(qtype.decode) else 1
+    copies = 1
+    if isinstance(qtype.decode, PlanesDecode) and qtype.decode.coefficients == "free":
+        copies = qtype.decode.count
     total += _levels_bits(qtype.levels, count, copies)
     if qtype.zero is not None:
         total += _levels_bits(qtype.zero.levels, count)
@@ -144,6 +147,11 @@ class _Count:
         extents = zip(expand_block(block, len(self.shape)), self.shape, strict=True)
         return tuple(size if extent == -1 else min(extent, size) for extent, size in extents)
 
+    @property
+    def masked(self) -> bool:
+        """Tell whether a mask leaves elements without codes."""
+        return self._mask() is not None
+
     def _mask(self) -> NMMask | BlockMask | None:
         return next((side for side in self.sides if isinstance(side, NMMask | BlockMask)), None)
 
@@ -153,5 +161,90 @@ def _stored_shape(qtype: QType, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-1], shape[-1] + added)
 
 
-def _has_free_coefficients(decode: Decode) -> bool:
-    return isinstance(decode, PlanesDecode) and decode.coefficients == "free"
+def _code_bits(decode: Decode, packing: Packing, count: _Count, leaf: Block) -> Fraction:
+    if isinstance(decode, SelectDecode):
+        if not decode.fractions:
+            return count.elements() * decode.bits
+        shares = [Fraction(share).limit_denominator(10**9) for share in decode.fractions]
+        widths = [_width(option, packing) for option in decode.options]
+        return count.elements() * sum((share * width for share, width in zip(shares, widths, strict=True)), Fraction())
+    whole = count.leaf_elements(leaf)
+    if packing == "radix" and whole is not None and not count.masked:
+        digits, states = _digits(decode)
+        return count.blocks(leaf) * digits * 8 * math.ceil(whole / _digits_per_byte(states))
+    return count.elements() * _width(decode, packing)
+
+
+def _width(decode: PlainDecode, packing: Packing) -> Fraction:
+    """Give the bits of one element's code, without the ends of blocks."""
+    digits, states = _digits(decode)
+    match packing:
+        case "entropy":
+            return Fraction(digits * math.log2(states))
+        case "radix":
+            return Fraction(digits * 8, _digits_per_byte(states))
+        case "dense" | "ovp":
+            return Fraction(decode.bits)
+
+
+def _digits(decode: PlainDecode) -> tuple[int, int]:
+    """Give how many digits a code is stored as, and how many states each of them has."""
+    if isinstance(decode, PlanesDecode):
+        return decode.count, DIGIT_STATES[decode.digits]
+    return 1, decode_states(decode)
+
+
+def _digits_per_byte(states: int) -> int:
+    return max(1, int(math.log(256, states) + 1e-9))
+
+
+def _levels_bits(levels: tuple[Level, ...], count: _Count, leaf_copies: int = 1) -> Fraction:
+    total = Fraction(0)
+    for index, level in enumerate(levels):
+        if level.statistic == "constant":
+            continue
+        total += dtype_bits(level.dtype) * count.blocks(level.block) * (1 if index else leaf_copies)
+        if level.offset == "parent" and index + 1 < len(levels):
+            parent = levels[index + 1]
+            total += dtype_bits(parent.dtype) * count.blocks(parent.block)
+        elif level.offset == "tensor":
+            total += OFFSET_BITS * count.blocks((-1, -1))
+    return total
+
+
+def _side_bits(side: Side, shape: tuple[int, ...] | None, count: _Count) -> Fraction:
+    match side:
+        case Sparse():
+            return _sparse_bits(side, shape, count)
+        case LowRank(rank, dtype):
+            if shape is None:
+                return Fraction(0)
+            return Fraction(rank * (math.prod(shape[:-1]) + shape[-1]) * dtype_bits(dtype))
+        case NMMask(_, group):
+            return count.elements() * (group - 1).bit_length()
+        case BlockMask(block):
+            pointers = block_grid(block, (*count.shape[:-1], 1)) if count.shape else ()
+            rows = (math.prod(pointers) + 1) * ROW_POINTER_BITS if pointers else 0
+            return count.kept_blocks(side) * count.index_bits() + rows
+        case KAxis(permuted, group_index):
+            if shape is None:
+                return Fraction(0)
+            return Fraction((permuted + group_index) * shape[-1] * count.index_bits())
+        case _:
+            return Fraction(0)
+
+
+def _sparse_bits(side: Sparse, shape: tuple[int, ...] | None, count: _Count) -> Fraction:
+    """Count outliers with their indices; the shape makes their number whole."""
+    value, index = dtype_bits(side.dtype), count.index_bits()
+    fraction = Fraction(side.fraction).limit_denominator(10**9)
+    if shape is None:
+        indices = {"csr": index, "coo": 2 * index, "columns": 0}[side.kind]
+        return fraction * (value + indices)
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    if side.kind == "columns":
+        return Fraction(round(fraction * columns) * (rows * value + index))
+    kept = round(fraction * rows * columns)
+    if side.kind == "coo":
+        return Fraction(kept * (value + index + count.index_bits(rows)))
+    return Fraction(kept * (value + index) + (rows + 1) * ROW_POINTER_BITS)

@@ -387,6 +387,4 @@ def expand_block(block: Block, rank: int) -> Block:
 def block_grid(block: Block, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Count the blocks along every axis of `shape`; the last block of an axis may be short."""
     whole = expand_block(block, len(shape))
-    return tuple(
-        1 if extent == -1 else math.ceil(size / extent) for extent, size in zip(whole, shape, strict=True)
-    )
+    return tuple(1 if extent == -1 else math.ceil(size / extent) for extent, size in zip(whole, shape, strict=True))

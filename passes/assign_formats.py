@@ -1,0 +1,217 @@
+"""Give every linear layer and embedding table the formats of a recipe.
+
+    linear(x, w, b)     ->  contract(quantize(x) : A, quantize(w) : W, b)
+    linear(x, w, b)     ->  contract(x, quantize(w) : W, b)                 weight-only
+    embedding(t, ids)   ->  embedding(quantize(t) : E, ids)
+
+Nothing about the function changes but the rounding that the formats name, so there is no legality condition beyond
+shape: a group must divide the reduction axis. Inputs read by several layers are quantized once per format. A table
+tied to a linear layer takes the layer's format, so that tied weights stay tied.
+
+A layer left in float carries the attribute `left_in_float` with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from qcc.errors import Problem, RecipeError
+from qcc.ir.base import location_of, set_location
+from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp
+from qcc.ir.program import WeightOp
+from qcc.ir.quant import ContractOp, QuantizeOp
+from qcc.ir.types import type_of
+from qcc.numerics.qtype import QType
+from qcc.recipes.load import load_recipe
+from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
+
+LEFT_IN_FLOAT = "left_in_float"
+LAYER = "layer"
+
+
+@dataclass(frozen=True)
+class AssignFormats(ModulePass):
+    """The pass; `recipe` is a name, a path, or JSON text."""
+
+    name: ClassVar[str] = "assign-formats"
+
+    recipe: str = "w8a8"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Rewrite the module.
+
+        Raises:
+            RecipeError: listing every override that matches nothing and every layer a group does not divide.
+        """
+        recipe = load_recipe(self.recipe)
+        _refuse_unavailable(recipe)
+        layers = [one for one in op.walk() if isinstance(one, LinearOp | ConvOp)]
+        names = [layer_name(one) for one in layers]
+        plans = [_plan(recipe, one, name) for one, name in zip(layers, names, strict=True)]
+        problems = _unused_overrides(recipe, names)
+        for layer, name, plan in zip(layers, names, plans, strict=True):
+            problems.extend(_misfits(layer, name, plan))
+        if problems:
+            raise RecipeError(f"the recipe does not fit {len(problems)} places of the model", problems)
+        quantizer = _Quantizer()
+        for layer, name, plan in zip(layers, names, plans, strict=True):
+            if plan.reason:
+                layer.attributes[LEFT_IN_FLOAT] = StringAttr(plan.reason)
+                layer.attributes[LAYER] = StringAttr(name)
+            elif isinstance(layer, LinearOp):
+                quantizer.rewrite_linear(layer, name, plan)
+        for table in [one for one in op.walk() if isinstance(one, EmbeddingOp)]:
+            quantizer.rewrite_embedding(table, recipe)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    weights: WeightScheme
+    activations: ActivationScheme
+    reason: str = ""
+
+
+def layer_name(op: Operation) -> str:
+    """Return the name of a layer: its weight's name without `.weight`, else its place in the model."""
+    weight = op.operands[1].owner
+    if isinstance(weight, WeightOp):
+        return weight.key.data.removesuffix(".weight")
+    return location_of(op) or op.name
+
+
+def _refuse_unavailable(recipe: Recipe) -> None:
+    problems = [
+        Problem(f"transforms: {name}", "is not available in this version of qcc", "remove it from the recipe")
+        for name in recipe.transforms
+    ]
+    if recipe.outliers.fraction:
+        problems.append(Problem("outliers", "are not available in this version of qcc", "set fraction: 0"))
+    if not recipe.kv_cache.is_float:
+        problems.append(Problem("kv_cache", "cannot be quantized in this version of qcc", "set format: f32"))
+    schemes = [("weights", recipe.weights), *((one.match, one.weights) for one in recipe.overrides if one.weights)]
+    problems += [
+        Problem(f"{where}: solver {scheme.solver}", "is not available in this version of qcc", "set solver: rtn")
+        for where, scheme in schemes
+        if scheme is not None and scheme.solver != "rtn"
+    ]
+    static = [recipe.activations, *(one.activations for one in recipe.overrides if one.activations)]
+    if any(not one.is_float and one.when == "static" for one in static):
+        problems.append(
+            Problem("activations: when static", "needs calibration, which is not available yet", "set when: dynamic")
+        )
+    if problems:
+        raise RecipeError("the recipe asks for what this version cannot do", problems)
+
+
+def matches(override: Override, name: str) -> bool:
+    """Say whether an override means the layer: by regular expression after `re:`, pattern, or name."""
+    pattern = override.match
+    if pattern.startswith("re:"):
+        return re.search(pattern[3:], name) is not None
+    return fnmatchcase(name, pattern) or name.endswith("." + pattern)
+
+
+def _plan(recipe: Recipe, layer: Operation, name: str) -> _Plan:
+    weights, activations = recipe.weights, recipe.activations
+    for override in recipe.overrides:
+        if matches(override, name):
+            weights = override.weights or weights
+            activations = override.activations or activations
+    reason = ""
+    if weights.is_float:
+        reason = "the recipe keeps its weights in float"
+    elif isinstance(layer, ConvOp):
+        reason = "convolutions have no integer kernel yet"
+    elif not isinstance(layer.operands[1].owner, WeightOp):
+        reason = "its weight is computed at run time"
+    return _Plan(weights, activations, reason)
+
+
+def _unused_overrides(recipe: Recipe, names: list[str]) -> list[Problem]:
+    return [
+        Problem(f"overrides: {one.match}", "matches no layer", f"layers are named like '{names[0]}'" if names else "")
+        for one in recipe.overrides
+        if not any(matches(one, name) for name in names)
+    ]
+
+
+def _misfits(layer: Operation, name: str, plan: _Plan) -> list[Problem]:
+    if plan.reason or not isinstance(layer, LinearOp):
+        return []
+    columns = type_of(layer.weight).shape[1].constant
+    groups = {"weights": plan.weights.group, "activations": plan.activations.group}
+    return [
+        Problem(
+            name,
+            f"{role} cannot use group {group}: it does not divide {columns} columns",
+            f"add an override for '{name}' with a group that divides {columns}, with group: row, or in float",
+        )
+        for role, group in groups.items()
+        if isinstance(group, int) and columns is not None and columns % group
+    ]
+
+
+class _Quantizer:
+    """Rewrites one module; remembers what it has quantized already."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, QType] = {}
+        self._inputs: dict[tuple[SSAValue, QType], SSAValue] = {}
+
+    def rewrite_linear(self, layer: LinearOp, name: str, plan: _Plan) -> None:
+        """Replace a linear layer by a contraction of quantized operands."""
+        weight = layer.weight.owner
+        assert isinstance(weight, WeightOp)
+        quantized = QuantizeOp(layer.weight, plan.weights.qtype())
+        self._weights[weight.key.data] = plan.weights.qtype()
+        source = layer.input
+        if not plan.activations.is_float:
+            source = self._quantized_input(layer.input, plan.activations.qtype(), location_of(layer))
+        contract = ContractOp(
+            source,
+            quantized,
+            layer.bias,
+            scalar=type_of(layer.result).scalar,
+            plan="dequant_first" if plan.activations.is_float else "group_after",
+        )
+        contract.attributes.update(layer.attributes)
+        contract.attributes[LAYER] = StringAttr(name)
+        Rewriter.replace_op(layer, [quantized, contract], [contract.result])
+
+    def _quantized_input(self, value: SSAValue, qtype: QType, location: str) -> SSAValue:
+        key = (value, qtype)
+        if key not in self._inputs:
+            op = QuantizeOp(value, qtype)
+            set_location(op, location)
+            Rewriter.insert_op(op, _after(value))
+            self._inputs[key] = op.result
+        return self._inputs[key]
+
+    def rewrite_embedding(self, table: EmbeddingOp, recipe: Recipe) -> None:
+        """Quantize a table as the recipe says, or as the linear layer it is tied to."""
+        weight = table.table.owner
+        if not isinstance(weight, WeightOp):
+            return
+        qtype = self._weights.get(weight.key.data)
+        if qtype is None and not recipe.embeddings.is_float:
+            qtype = recipe.embeddings.qtype()
+        if qtype is None:
+            return
+        quantized = QuantizeOp(table.table, qtype)
+        replacement = EmbeddingOp(quantized, table.ids, type_of(table.result).scalar)
+        replacement.attributes.update(table.attributes)
+        Rewriter.replace_op(table, [quantized, replacement], [replacement.result])
+
+
+def _after(value: SSAValue) -> InsertPoint:
+    owner = value.owner
+    return InsertPoint.after(owner) if isinstance(owner, Operation) else InsertPoint.at_start(owner)

@@ -1,0 +1,63 @@
+"""The order of the passes, and the one way to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.utils.exceptions import VerifyException
+
+from qcc.errors import QccError
+from qcc.passes.annotate_groups import AnnotateGroups
+from qcc.passes.assign_formats import AssignFormats
+from qcc.passes.canonicalize import Canonicalize
+from qcc.passes.fold_constants import FoldConstants
+from qcc.passes.raise_activation import RaiseActivation
+from qcc.passes.raise_attention import RaiseAttention
+from qcc.passes.raise_linear import RaiseLinear
+from qcc.passes.raise_norm import RaiseNorm
+from qcc.passes.raise_rope import RaiseRope
+from qcc.passes.solve_weights import SolveWeights
+from qcc.recipes.model import Recipe
+
+Observer = Callable[[int, ModulePass, ModuleOp], None]
+
+
+def raising() -> list[ModulePass]:
+    """Return the passes that bring an imported graph to canonical operations; the function stays the same."""
+    return [
+        Canonicalize(),
+        RaiseLinear(),
+        FoldConstants(),
+        RaiseNorm(),
+        RaiseActivation(),
+        RaiseRope(),
+        RaiseAttention(),
+        Canonicalize(),
+        AnnotateGroups(),
+    ]
+
+
+def pipeline(recipe: Recipe) -> list[ModulePass]:
+    """Return the passes of a recipe, in order."""
+    return [*raising(), AssignFormats(recipe.model_dump_json()), SolveWeights(), Canonicalize()]
+
+
+def run_passes(
+    passes: Sequence[ModulePass], context: Context, module: ModuleOp, observe: Observer | None = None
+) -> None:
+    """Run passes in order and verify after each.
+
+    Raises:
+        QccError: if a pass leaves the module invalid, naming the pass; whatever a pass raises goes through.
+    """
+    for index, one in enumerate(passes):
+        one.apply(context, module)
+        try:
+            module.verify()
+        except VerifyException as error:
+            raise QccError(f"pass '{one.name}' left an invalid module: {error}") from error
+        if observe is not None:
+            observe(index, one, module)

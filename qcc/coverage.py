@@ -1,0 +1,122 @@
+"""What became of the layers of a model: read off the final module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
+
+from qcc.artifact import Coverage, LayerEntry
+from qcc.ir.base import location_of
+from qcc.ir.nn import ConvOp, LinearOp
+from qcc.ir.program import WeightOp
+from qcc.ir.quant import ContractOp, QuantizeOp
+from qcc.ir.store import Weight, WeightStore
+from qcc.ir.types import TensorType, type_of
+from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
+from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
+from qcc.numerics.tensor import QuantizedTensor
+
+LAYER = "layer"
+LEFT_IN_FLOAT = "left_in_float"
+
+
+def weight_bytes(weight: Weight) -> int:
+    """Count the bytes of a weight as stored: for a quantized one every code, scale and zero point."""
+    if isinstance(weight, QuantizedTensor):
+        return (storage_bits(weight.qtype, weight.shape) + 7) // 8
+    return weight.numel() * weight.element_size()
+
+
+def store_bytes(store: WeightStore) -> int:
+    """Count the bytes of all weights as stored."""
+    return sum(weight_bytes(store[key]) for key in store)
+
+
+def coverage_of(
+    module: ModuleOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor], bytes_before: int
+) -> Coverage:
+    """List every layer with its formats; `originals` are the float weights, to measure the noise of their codes."""
+    layers = [entry for op in module.walk() if (entry := _layer(op, store, originals)) is not None]
+    after = sum(_planned_bytes(module)) if store is None else store_bytes(store)
+    return Coverage(layers=tuple(layers), bytes_before=bytes_before, bytes_after=after)
+
+
+def _planned_bytes(module: ModuleOp) -> list[int]:
+    """Count the weights of a module whose weights are not solved yet (a dry run): each format at its shape."""
+    sizes: dict[tuple[str, str], int] = {}
+    for op in module.walk():
+        if isinstance(op, WeightOp):
+            readers = {use.operation for use in op.result.uses}
+            quantized = {one for one in readers if isinstance(one, QuantizeOp)}
+            for reader in quantized:
+                sizes[op.key.data, str(reader.result.type)] = _type_bytes(type_of(reader.result))
+            if readers - quantized or not readers:
+                sizes[op.key.data, "plain"] = _type_bytes(type_of(op.result))
+    return list(sizes.values())
+
+
+_SCALAR_BYTES = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1, "i1": 1}
+
+
+def _type_bytes(kind: TensorType) -> int:
+    shape = kind.static_shape or ()
+    if kind.qtype is not None:
+        return (storage_bits(kind.qtype, shape) + 7) // 8
+    count = 1
+    for size in shape:
+        count *= size
+    return count * _SCALAR_BYTES[kind.scalar]
+
+
+def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry | None:
+    if isinstance(op, ContractOp):
+        return _quantized_layer(op, store, originals)
+    reason = op.attributes.get(LEFT_IN_FLOAT)
+    if not isinstance(op, LinearOp | ConvOp) or not isinstance(reason, StringAttr):
+        return None
+    kind = type_of(op.weight)
+    return LayerEntry(
+        name=_name(op),
+        shape=kind.static_shape or (),
+        weights=kind.scalar,
+        activations=type_of(op.input).scalar,
+        bits_per_weight=8.0 * _SCALAR_BYTES[kind.scalar],
+        bytes=_type_bytes(kind),
+        plan="float",
+        left_in_float=reason.data,
+    )
+
+
+def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry:
+    kind, source = type_of(op.weight), type_of(op.input)
+    shape = kind.static_shape or ()
+    assert kind.qtype is not None
+    return LayerEntry(
+        name=_name(op),
+        shape=shape,
+        weights=str(kind.qtype),
+        activations=source.scalar if source.qtype is None else str(source.qtype),
+        bits_per_weight=bits_per_weight(kind.qtype, shape),
+        bytes=_type_bytes(kind),
+        plan="" if op.plan is None else str(op.plan.data.value),
+        weight_sqnr_db=_sqnr(op.weight, store, originals),
+    )
+
+
+def _name(op: Operation) -> str:
+    name = op.attributes.get(LAYER)
+    return name.data if isinstance(name, StringAttr) else location_of(op) or op.name
+
+
+def _sqnr(weight: SSAValue, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> float | None:
+    owner = weight.owner
+    if store is None or not isinstance(owner, WeightOp):
+        return None
+    original = originals.get(owner.key.data.split(":")[0])
+    if original is None:
+        return None
+    exact = original.to(torch.float32)
+    return round(signal_to_quantization_noise_db(exact, dequantize(store.quantized(owner.key.data))), 2)

@@ -1,0 +1,77 @@
+"""Inputs of other sizes, made from the example a model was exported with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from qcc.ir.program import ProgramOp
+from qcc.ir.types import TensorType, type_of
+
+
+def resized_inputs(
+    program: ProgramOp, example: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Repeat or cut the example inputs to the sizes that `symbols` gives (elements per symbol).
+
+    Values stay ones that the model was exported with, so that indices stay in range.
+    """
+    result: dict[str, torch.Tensor] = {}
+    for name, argument in zip(program.input_names, program.body.block.args, strict=True):
+        value = example[name]
+        for axis, dim in enumerate(type_of(argument).shape):
+            size = dim.evaluate(symbols)
+            index = torch.arange(size) % max(value.shape[axis], 1)
+            value = value.index_select(axis, index)
+        result[name] = value.contiguous()
+    return result
+
+
+def clamp_to_range(program: ProgramOp, symbol: str, value: int) -> int:
+    """Move a size into the range that a symbol was exported with."""
+    low, high = program.symbol_ranges[symbol]
+    return max(low, min(value, high))
+
+
+def batch_symbols(program: ProgramOp) -> set[str]:
+    """Return the symbols that are the first axis of an input of rank 2 or more: batch sizes."""
+    kinds = [type_of(argument) for argument in program.body.block.args]
+    return {name for kind in kinds if kind.rank > 1 for name in kind.shape[0].symbols}
+
+
+def sizes_of(program: ProgramOp, batch: int, sequence: int) -> dict[str, int]:
+    """Give every symbol a size: batch symbols `batch`, all others `sequence`, clamped to their ranges."""
+    leading = batch_symbols(program)
+    return {
+        name: clamp_to_range(program, name, batch if name in leading else sequence) for name in program.symbol_ranges
+    }
+
+
+def golden_sizes(program: ProgramOp, example: Mapping[str, int]) -> list[dict[str, int]]:
+    """Return symbol values worth testing: the example's, the smallest, and an odd size, without repeats."""
+    wanted = [dict(example)]
+    if program.symbol_ranges:
+        wanted.append(sizes_of(program, 1, 1))
+        wanted.append(sizes_of(program, 3, 17))
+    unique: list[dict[str, int]] = []
+    for sizes in wanted:
+        if sizes not in unique:
+            unique.append(sizes)
+    return unique
+
+
+def scalar_of(kind: TensorType) -> torch.dtype:
+    """Return the torch dtype of a plain tensor type."""
+    table = {
+        "f64": torch.float64,
+        "f32": torch.float32,
+        "f16": torch.float16,
+        "bf16": torch.bfloat16,
+        "i64": torch.int64,
+        "i32": torch.int32,
+        "i8": torch.int8,
+        "u8": torch.uint8,
+        "i1": torch.bool,
+    }
+    return table[kind.scalar]
