@@ -56,7 +56,7 @@ def emit_dim(low: Lowering, op: DimOp) -> None:
     target = low.result(op.result)
     low.call(
         "iota",
-        {"y": write(target), "count": 1, "start": Raw(f"(double)({c_dim(op.dim.data)})"), "dtype": dtype(target)},
+        {"y": write(target), "count": 1, "start": Raw(f"(double)({c_dim(op.dim.data)})", (op.dim.data,)), "dtype": dtype(target)},
         ONE,
     )
 
@@ -71,7 +71,7 @@ def emit_iota(low: Lowering, op: IotaOp) -> None:
         {
             "y": write(target),
             "count": target.elements,
-            "start": Raw(f"(double)({c_dim(op.start.data)})"),
+            "start": Raw(f"(double)({c_dim(op.start.data)})", (op.start.data,)),
             "step": Raw(f"{op.step.value.data}.0"),
             "dtype": dtype(target),
         },

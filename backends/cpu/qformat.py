@@ -155,7 +155,5 @@ def _spread(grid: torch.Tensor, qtype: QType, rows: int, columns: int, group: in
     tall = rows if block[0] == -1 else block[0]
     wide = columns if block[1] == -1 else min(block[1], columns)
     grid = grid.repeat_interleave(tall, dim=0)[:rows]
-    count = -(-columns // group)
-    return grid.repeat_interleave(wide // group if wide != group and wide % group == 0 else -(-wide // group), dim=1)[
-        :, :count
-    ].contiguous()
+    sources = [start // max(wide, 1) for start in range(0, columns, group)]
+    return grid[:, sources].contiguous()

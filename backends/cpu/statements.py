@@ -23,9 +23,10 @@ class Pointer:
 
 @dataclass(frozen=True)
 class Raw:
-    """A piece of C text that stands as it is."""
+    """A piece of C text that stands as it is; `dims` are the dimensions it mentions."""
 
     text: str
+    dims: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True)
