@@ -176,7 +176,7 @@ def _blocks(rows: NDArray[T]) -> NDArray[T]:
     n, columns = rows.shape
     out = np.zeros((_round_up(n, ROWS), columns), rows.dtype)
     out[:n] = rows
-    return out.reshape(-1, ROWS, columns)
+    return out.reshape(len(out) // ROWS, ROWS, columns)
 
 
 def _interleave(values: NDArray[T]) -> NDArray[T]:
