@@ -14,6 +14,13 @@ QCC_INLINE float qcc_float_of(uint32_t u) {
     return x;
 }
 
+QCC_INLINE uint64_t qcc_load_word(const uint8_t *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+QCC_INLINE void qcc_store_word(uint8_t *p, uint64_t v) { memcpy(p, &v, sizeof v); }
+
 /* IEEE binary16 to binary32, exact (NaN stays NaN). */
 QCC_INLINE float qcc_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7fffu;

@@ -1,18 +1,33 @@
 /* Convolution and pooling on NCHW. */
 
-/* Input values under kernel position (c, i, j) for output pixels [p0, p0 + count), into dst with `step`. */
+/* Output columns [lo, hi) whose tap at kernel column j is inside the input. */
+QCC_HELPER void QCC_FN(qcc_tap_range)(const qcc_conv2d *a, int64_t j, int64_t *lo, int64_t *hi) {
+    const int64_t shift = j * a->dilation_w - a->pad_left; /* iw = ow * stride + shift */
+    *lo = shift >= 0 ? 0 : qcc_ceil_div(-shift, a->stride_w);
+    const int64_t last = a->in_w - 1 - shift;
+    *hi = last < 0 ? 0 : qcc_min64(a->out_w, last / a->stride_w + 1);
+}
+
+/* Input values under tap (i, j) for output pixels [p0, p0 + count), row by row of the output. */
 QCC_HELPER void QCC_FN(qcc_unfold_pixels)(const qcc_conv2d *a, const float *x, int64_t i, int64_t j, int64_t p0,
                                           int64_t count, float *dst) {
-    int64_t oh = p0 / a->out_w, ow = p0 % a->out_w;
-    for (int64_t p = 0; p < count; p++) {
-        const int64_t ih = oh * a->stride_h - a->pad_top + i * a->dilation_h;
-        const int64_t iw = ow * a->stride_w - a->pad_left + j * a->dilation_w;
-        const int inside = ih >= 0 && ih < a->in_h && iw >= 0 && iw < a->in_w;
-        dst[p] = inside ? x[ih * a->in_w + iw] : 0.0f;
-        if (++ow == a->out_w) {
-            ow = 0;
-            oh++;
-        }
+    const int64_t shift = j * a->dilation_w - a->pad_left;
+    int64_t lo, hi, oh = p0 / a->out_w, ow = p0 % a->out_w;
+    QCC_FN(qcc_tap_range)(a, j, &lo, &hi);
+    while (count > 0) {
+        const int64_t stop = qcc_min64(a->out_w, ow + count), ih = oh * a->stride_h - a->pad_top + i * a->dilation_h;
+        const int inside = ih >= 0 && ih < a->in_h;
+        const float *row = x + (inside ? ih * a->in_w : 0);
+        int64_t c = ow;
+        for (; c < stop && (!inside || c < lo); c++) *dst++ = 0.0f;
+        const int64_t end = qcc_min64(stop, hi);
+        if (a->stride_w == 1)
+            for (; c < end; c++) *dst++ = row[c + shift];
+        for (; c < end; c++) *dst++ = row[c * a->stride_w + shift];
+        for (; c < stop; c++) *dst++ = 0.0f;
+        count -= stop - ow;
+        ow = 0;
+        oh++;
     }
 }
 
@@ -49,14 +64,6 @@ QCC_HELPER void QCC_FN(qcc_conv_tile)(const qcc_conv2d *a, int64_t b, int64_t g,
             memcpy(a->y + (b * a->out_channels + channel + r) * pixels + p0, tile, (size_t)count * sizeof *tile);
         }
     }
-}
-
-/* Output columns [lo, hi) whose tap at kernel column j is inside the input. */
-QCC_HELPER void QCC_FN(qcc_tap_range)(const qcc_conv2d *a, int64_t j, int64_t *lo, int64_t *hi) {
-    const int64_t shift = j * a->dilation_w - a->pad_left; /* iw = ow * stride + shift */
-    *lo = shift >= 0 ? 0 : qcc_ceil_div(-shift, a->stride_w);
-    const int64_t last = a->in_w - 1 - shift;
-    *hi = last < 0 ? 0 : qcc_min64(a->out_w, last / a->stride_w + 1);
 }
 
 /* One channel of a depthwise convolution: rows of taps added to rows of output. */

@@ -8,6 +8,7 @@
 #include "qcc_k_pack.h"
 #include "qcc_k_dot.h"
 #include "qcc_k_qlinear.h"
+#include "qcc_k_decode.h"
 #include "qcc_k_gemm.h"
 #include "qcc_k_linear.h"
 #include "qcc_k_attention.h"
@@ -54,5 +55,14 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
 #undef QCC_V_SET
 #undef QCC_V_ZERO
 #undef QCC_V_FMA
+#undef QCC_W
+#undef QCC_W_BYTES
+#undef QCC_W_LOAD
+#undef QCC_W_STORE
+#undef QCC_W_AND
+#undef QCC_W_OR
+#undef QCC_W_SHR
+#undef QCC_W_SHL
+#undef QCC_DECODE_K
 #undef QCC_GEMM_ROWS
 #undef QCC_GEMM_PANELS

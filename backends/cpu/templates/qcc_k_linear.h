@@ -1,5 +1,31 @@
 /* Float linear, weight-only linear, batched matmul and embedding. */
 
+#if QCC_ISA == QCC_ISA_AVX512
+/* One row of x against one tile of columns: the steps of the tiled path without its buffers, so that the
+ * bits are the same. */
+static QCC_TARGET void qcc_wlinear_row_avx512vnni(const qcc_wlinear *a, int64_t n0) {
+    const qcc_qweight *w = &a->w;
+    const int64_t groups = qcc_groups(w->k, w->group), blocks = qcc_ceil_div(w->n, QCC_ROWS);
+    const int64_t b0 = n0 / QCC_ROWS, b1 = qcc_min64(b0 + 1, blocks - 1);
+    const uint8_t *p0 = w->codes + b0 * qcc_block_bytes(w), *p1 = w->codes + b1 * qcc_block_bytes(w);
+    const float *x = a->x;
+    float out[QCC_TILE_N];
+    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int64_t g = 0; g < groups; g++) {
+        const qcc_affine_avx512vnni f0 = qcc_load_affine_avx512vnni(w, b0 * groups + g);
+        const qcc_affine_avx512vnni f1 = qcc_load_affine_avx512vnni(w, b1 * groups + g);
+        for (int64_t k = qcc_min64(w->group, w->k - g * w->group); k > 0; k -= QCC_CHUNK) {
+            const int64_t valid = qcc_min64(k, QCC_CHUNK);
+            qcc_chunk_dot_avx512vnni(p0, p1, w->bits, &f0, &f1, x, valid, sum);
+            p0 += w->bits * 64, p1 += w->bits * 64, x += valid;
+        }
+    }
+    _mm512_storeu_ps(out, sum[0]);
+    _mm512_storeu_ps(out + 16, sum[1]);
+    QCC_FN(qcc_finish_row)(out, 1.0f, &a->epilogue, 0, n0, qcc_min64(QCC_TILE_N, w->n - n0), a->y + n0);
+}
+#endif
+
 /* Finish `rows` rows of a tile into y. */
 QCC_HELPER void QCC_FN(qcc_finish_tile)(const float *out, const qcc_epilogue *e, int64_t m, int64_t rows, int64_t n0,
                                         int64_t n, float *y, int64_t y_stride) {
@@ -22,50 +48,6 @@ QCC_KERNEL_FN QCC_FN(qcc_k_linear)(const qcc_linear *a, int64_t begin, int64_t e
         }
     }
 }
-
-/* Decode one chunk of a block (bytes [8][64]) of `valid` k into dst [k][16] floats. */
-QCC_HELPER void QCC_FN(qcc_decode_chunk)(const uint8_t *bytes, int64_t valid, const int32_t *zero, const float *scale,
-                                         float *dst) {
-    for (int64_t i = 0; i < valid; i++) {
-        uint32_t word[QCC_ROWS];
-        memcpy(word, bytes + i / 4 * 64, 64);
-        for (int r = 0; r < QCC_ROWS; r++)
-            dst[i * QCC_ROWS + r] = (float)((int32_t)((word[r] >> (8 * (i & 3))) & 255u) - zero[r]) * scale[r];
-    }
-}
-
-/* Decode k [k0, k1) of a block into dst [k - k0][16]. k0 is a multiple of 256 from the start of the row and
- * need not begin a group; whole chunks are decoded into a small buffer where an end cuts them. */
-QCC_HELPER void QCC_FN(qcc_decode_block)(const qcc_qweight *w, int64_t block, int64_t k0, int64_t k1, float *dst) {
-    const int64_t padded_group = qcc_round_up(w->group, QCC_CHUNK) / QCC_CHUNK, groups = qcc_groups(w->k, w->group);
-    const uint8_t *codes = w->codes + block * qcc_block_bytes(w);
-    int32_t zero[QCC_ROWS] = {0};
-    float scale[QCC_ROWS] = {0}, values[QCC_CHUNK * QCC_ROWS];
-    uint8_t bytes[512];
-    int64_t loaded = -1;
-    for (int64_t k = k0; k < k1;) {
-        const int64_t g = k / w->group, inside = (k - g * w->group) / QCC_CHUNK;
-        const int64_t first = g * w->group + inside * QCC_CHUNK; /* k of the chunk's first code */
-        const int64_t last = qcc_min64(qcc_min64(first + QCC_CHUNK, (g + 1) * w->group), w->k);
-        if (g != loaded) {
-            QCC_FN(qcc_load_zeros)(w, block * groups + g, zero);
-            QCC_FN(qcc_load_scales)(w, block * groups + g, scale);
-            loaded = g;
-        }
-        QCC_FN(qcc_unpack)(codes + (g * padded_group + inside) * w->bits * 64, 1, w->bits, bytes);
-        if (first >= k0 && last <= k1) {
-            QCC_FN(qcc_decode_chunk)(bytes, last - first, zero, scale, dst + (first - k0) * QCC_ROWS);
-        } else {
-            const int64_t from = k - first, to = qcc_min64(last, k1) - first;
-            QCC_FN(qcc_decode_chunk)(bytes, to, zero, scale, values);
-            memcpy(dst + (k - k0) * QCC_ROWS, values + from * QCC_ROWS,
-                   (size_t)(to - from) * QCC_ROWS * sizeof *dst);
-        }
-        k = qcc_min64(last, k1);
-    }
-}
-
-#define QCC_DECODE_K 256 /* k decoded at a time: two panels of 16 KiB */
 
 /* One tile of y, all k: blocks of k accumulate in y itself, the last one finishes it. */
 QCC_HELPER void QCC_FN(qcc_wlinear_tile)(const qcc_wlinear *a, int64_t n0, int64_t m0, int64_t m1, float *panel) {
@@ -97,6 +79,12 @@ QCC_KERNEL_FN QCC_FN(qcc_k_wlinear)(const qcc_wlinear *a, int64_t begin, int64_t
     const int64_t row_tiles = qcc_ceil_div(a->m, QCC_TILE_M);
     for (int64_t u = begin; u < end; u++) {
         const int64_t m0 = u % row_tiles * QCC_TILE_M;
+#if QCC_ISA == QCC_ISA_AVX512
+        if (a->m == 1) {
+            qcc_wlinear_row_avx512vnni(a, u * QCC_TILE_N);
+            continue;
+        }
+#endif
         QCC_FN(qcc_wlinear_tile)(a, u / row_tiles * QCC_TILE_N, m0, qcc_min64(a->m, m0 + QCC_TILE_M), scratch);
     }
 }
@@ -148,16 +136,6 @@ QCC_KERNEL_FN QCC_FN(qcc_k_matmul)(const qcc_matmul *a, int64_t begin, int64_t e
     }
 }
 
-/* One row of a packed table; its lane of each decoded block. */
-QCC_HELPER void QCC_FN(qcc_decode_row)(const qcc_qweight *w, int64_t row, float *y) {
-    float block[QCC_DECODE_K * QCC_ROWS];
-    for (int64_t k0 = 0; k0 < w->k; k0 += QCC_DECODE_K) {
-        const int64_t k1 = qcc_min64(w->k, k0 + QCC_DECODE_K);
-        QCC_FN(qcc_decode_block)(w, row / QCC_ROWS, k0, k1, block);
-        for (int64_t k = k0; k < k1; k++) y[k] = block[(k - k0) * QCC_ROWS + row % QCC_ROWS];
-    }
-}
-
 QCC_KERNEL_FN QCC_FN(qcc_k_embedding)(const qcc_embedding *a, int64_t begin, int64_t end, void *scratch) {
     (void)scratch;
     for (int64_t i = begin; i < end; i++) {
@@ -177,4 +155,3 @@ QCC_KERNEL_FN QCC_FN(qcc_k_embedding)(const qcc_embedding *a, int64_t begin, int
         }
     }
 }
-#undef QCC_DECODE_K

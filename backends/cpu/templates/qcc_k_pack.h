@@ -1,37 +1,42 @@
 /* Reading packed weights: bit planes to bytes, and codes to floats. */
 
-/* Expand `chunks` chunks of `bits`-bit codes into bytes: dst [chunk][8 lines][64], where line q holds
- * at byte 4*r + j the code of row r at k = 4*q + j: the layout of 8-bit weights. Works on words, so
- * that every vectoriser sees plain shifts and masks. */
-QCC_HELPER void QCC_FN(qcc_expand)(const uint8_t *restrict src, int64_t chunks, int32_t bits,
-                                   uint8_t *restrict dst) {
-    for (int64_t c = 0; c < chunks; c++, src += bits * 64, dst += 512) {
-        const uint8_t *line = src;
-        uint64_t out[8][8], in[8];
-        memset(out, 0, sizeof out);
-        if (bits & 4) {
-            for (int i = 0; i < 4; i++, line += 64) {
-                memcpy(in, line, 64);
-                for (int s = 0; s < 2; s++)
-                    for (int w = 0; w < 8; w++) out[2 * i + s][w] = (in[w] >> (4 * s)) & 0x0f0f0f0f0f0f0f0full;
-            }
-        }
-        if (bits & 2) {
-            for (int i = 0; i < 2; i++, line += 64) {
-                memcpy(in, line, 64);
-                for (int s = 0; s < 4; s++)
-                    for (int w = 0; w < 8; w++)
-                        out[4 * i + s][w] = (out[4 * i + s][w] << 2) | ((in[w] >> (2 * s)) & 0x0303030303030303ull);
-            }
-        }
-        if (bits & 1) {
-            memcpy(in, line, 64);
-            for (int s = 0; s < 8; s++)
-                for (int w = 0; w < 8; w++)
-                    out[s][w] = (out[s][w] << 1) | ((in[w] >> s) & 0x0101010101010101ull);
-        }
-        memcpy(dst, out, 512);
+/* Expand one chunk of `bits`-bit codes into 8 lines of bytes, QCC_W_BYTES columns at a time: line q holds
+ * at byte 4*r + j the code of row r at k = 4*q + j, the layout of 8-bit weights. */
+QCC_HELPER void QCC_FN(qcc_expand_columns)(const uint8_t *line, const int bits, QCC_W *q) {
+#pragma GCC unroll 4
+    for (int i = 0; i < (bits & 4 ? 4 : 0); i++, line += 64) {
+        const QCC_W v = QCC_W_LOAD(line);
+        q[2 * i] = QCC_W_AND(v, 15);
+        q[2 * i + 1] = QCC_W_AND(QCC_W_SHR(v, 4), 15);
     }
+#pragma GCC unroll 2
+    for (int i = 0; i < (bits & 2 ? 2 : 0); i++, line += 64) {
+        const QCC_W v = QCC_W_LOAD(line);
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++) {
+            const QCC_W low = QCC_W_AND(QCC_W_SHR(v, 2 * s), 3);
+            q[4 * i + s] = bits & 4 ? QCC_W_OR(QCC_W_SHL(q[4 * i + s], 2), low) : low;
+        }
+    }
+    if (bits & 1) {
+        const QCC_W v = QCC_W_LOAD(line);
+#pragma GCC unroll 8
+        for (int s = 0; s < 8; s++) {
+            const QCC_W low = QCC_W_AND(QCC_W_SHR(v, s), 1);
+            q[s] = bits & 6 ? QCC_W_OR(QCC_W_SHL(q[s], 1), low) : low;
+        }
+    }
+}
+
+/* Expand `chunks` chunks: dst [chunk][8 lines][64]. */
+QCC_HELPER void QCC_FN(qcc_expand)(const uint8_t *src, int64_t chunks, const int bits, uint8_t *dst) {
+    for (int64_t c = 0; c < chunks; c++, src += bits * 64, dst += 512)
+        for (int column = 0; column < 64; column += QCC_W_BYTES) {
+            QCC_W q[8];
+            QCC_FN(qcc_expand_columns)(src + column, bits, q);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) QCC_W_STORE(dst + 64 * i + column, q[i]);
+        }
 }
 
 static QCC_TARGET void QCC_FN(qcc_unpack)(const uint8_t *src, int64_t chunks, int32_t bits, uint8_t *dst) {

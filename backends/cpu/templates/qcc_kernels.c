@@ -5,13 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#endif
-
 #if defined(__x86_64__) || defined(__i386__)
 #define QCC_X86 1
 #include <immintrin.h>
+#endif
+
+/* Products and sums round one by one, whatever the build's flags; and no code here reads the exception
+ * flags, which would keep gcc from vectorising a selection between two floats. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off", "no-trapping-math")
 #endif
 
 #include "qcc_k_common.h"
