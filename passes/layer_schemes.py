@@ -46,7 +46,8 @@ def layer_name(op: Operation) -> str:
         return noted.data
     weight = op.operands[1].owner
     if isinstance(weight, WeightOp):
-        return weight.key.data.removesuffix(".weight")
+        # what is after a slash says how a constant was folded
+        return weight.key.data.split("/")[0].removesuffix(".weight")
     return location_of(op) or op.name
 
 

@@ -20,9 +20,8 @@ from qcc.ir.shape import ReshapeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import SymbolAttr, tensor, type_of
 from qcc.passes.assign_formats import AssignFormats
-from qcc.passes.fold_constants import FoldConstants
-from qcc.passes.lower_conv import LowerConv
-from qcc.passes.solve_weights import SolveWeights
+from qcc.passes.layer_schemes import layer_name
+from qcc.passes.pipeline import pipeline, run_passes
 from qcc.recipes.load import load_recipe
 from qcc.recipes.model import Recipe
 
@@ -60,10 +59,7 @@ def network() -> tuple[ModuleOp, WeightStore]:
 
 
 def assign(module: ModuleOp, store: WeightStore, recipe: Recipe) -> None:
-    text, context = recipe.model_dump_json(), QccContext(store)
-    for one in (LowerConv(text), FoldConstants(), AssignFormats(text), SolveWeights()):
-        one.apply(context, module)
-        module.verify()
+    run_passes(pipeline(recipe), QccContext(store), module)
 
 
 def name_of(op: ContractOp | ConvOp) -> str:
@@ -128,6 +124,14 @@ def test_the_message_about_groups_can_be_pasted(name: str) -> None:
     assert "(1,32)" in str(contracts["layer1.conv1"].weight.type)
     x = torch.randn(1, 3, 15, 13)
     assert bool(Interpreter(module, store).run({"x": x})["y"].isfinite().all())
+
+
+def test_a_folded_weight_keeps_the_name_of_its_layer() -> None:
+    program = ProgramOp("main", [("x", tensor((2, 6), "f32"))], outputs=["y"])
+    weight = WeightOp("h.0.c_attn.weight/transpose", tensor((4, 6), "f32"))
+    layer = LinearOp(program.body.block.args[0], weight)
+    program.body.block.add_ops([weight, layer, ReturnOp([layer.result])])
+    assert layer_name(layer) == "h.0.c_attn"
 
 
 def test_a_recipe_may_leave_one_convolution_in_float() -> None:
