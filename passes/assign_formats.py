@@ -79,7 +79,8 @@ def _refuse_unavailable(recipe: Recipe) -> None:
         problems.append(Problem("outliers", "are not available in this version of qcc", "set fraction: 0"))
     if not recipe.kv_cache.is_float:
         problems.append(Problem("kv_cache", "cannot be quantized in this version of qcc", "set format: f32"))
-    schemes = [("weights", recipe.weights), *((one.match, one.weights) for one in recipe.overrides if one.weights)]
+    schemes = [("weights", recipe.weights)]
+    schemes += [(one.match, one.weights) for one in recipe.overrides if one.weights is not None]
     problems += [
         Problem(f"{where}: solver {scheme.solver}", "is not available in this version of qcc", "set solver: rtn")
         for where, scheme in schemes

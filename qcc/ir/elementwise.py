@@ -77,7 +77,7 @@ class BinaryFunction(StrEnum):
     GE = "ge"
 
 
-COMPARISONS = frozenset("eq ne lt le gt ge".split())
+COMPARISONS: frozenset[str] = frozenset("eq ne lt le gt ge".split())
 
 
 @irdl_attr_definition

@@ -63,7 +63,7 @@ def test_called_like_the_module(artifacts: dict[str, qcc.Compiled]) -> None:
 
 @pytest.mark.parametrize("recipe", list(BOUNDS))
 def test_the_emitted_project_stands_alone(artifacts: dict[str, qcc.Compiled], recipe: str, tmp_path: Path) -> None:
-    """Built by its own Makefile with warnings as errors, it reproduces its golden vectors with no Python on the path."""
+    """Its own Makefile builds it, warnings as errors, and it meets its golden vectors with no Python on the path."""
     shutil.copytree(artifacts[recipe].folder / "c", tmp_path / "c")
     tools = tmp_path / "bin"
     tools.mkdir()
