@@ -137,10 +137,9 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     backend = load_target(options.target)
     settings = backend.settings(options.settings, cc=options.cc)
     imported = import_program(program)
-    original = {key: imported.store.tensor(key) for key in imported.store}
     before = store_bytes(imported.store)
     example = _example(program, imported)
-    _optimise(pipeline(recipe), imported, options.dump_ir, say)
+    original = _optimise(pipeline(recipe), imported, options.dump_ir, say)
     module, store = imported.module, imported.store
     coverage = coverage_of(module, store, original, before)
     say("running the interpreter for golden vectors")
@@ -171,18 +170,25 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve()) if source and Path(source).exists() else source
 
 
-def _optimise(passes: Sequence[ModulePass], imported: Imported, dump_ir: Path | None, say: Say) -> None:
+def _optimise(
+    passes: Sequence[ModulePass], imported: Imported, dump_ir: Path | None, say: Say
+) -> dict[str, torch.Tensor]:
+    """Run the passes; returns the float weights under the names and in the shapes that codes are chosen for."""
+    original: dict[str, torch.Tensor] = {}
     if dump_ir is not None:
         dump_ir.mkdir(parents=True, exist_ok=True)
         _dump(dump_ir / "00-import.mlir", imported.module, "")
 
     def observe(index: int, one: ModulePass, module: ModuleOp) -> None:
         say(f"pass {one.name}")
+        if one.name == "assign-formats":  # constants are folded, codes not chosen yet
+            original.update((key, imported.store.tensor(key)) for key in imported.store)
         if dump_ir is not None:
             done = ",".join(other.name for other in passes[: index + 1])
             _dump(dump_ir / f"{index + 1:02}-{one.name}.mlir", module, done)
 
     run_passes(passes, QccContext(imported.store), imported.module, observe)
+    return original
 
 
 def _dump(path: Path, module: ModuleOp, done: str) -> None:
