@@ -130,7 +130,10 @@ static inline int64_t qcc_wlinear_units(const qcc_wlinear *a) {
     return qcc_ceil_div(a->w.n, QCC_TILE_N) * qcc_ceil_div(a->m, QCC_TILE_M);
 }
 #define QCC_WLINEAR_SCRATCH (QCC_TILE_N * 256 * 4 + QCC_ALIGN)
-static inline int64_t qcc_wlinear_scratch(const qcc_wlinear *a) { (void)a; return QCC_WLINEAR_SCRATCH; }
+static inline int64_t qcc_wlinear_scratch(const qcc_wlinear *a) {
+    (void)a;
+    return QCC_WLINEAR_SCRATCH;
+}
 
 /* ---- Float linear algebra ------------------------------------------------------------------- */
 
