@@ -82,14 +82,13 @@ def compile_(
     with _errors(debug):
         from qcc.driver import Options, compile_source, plan_source
 
+        _refuse_unused(calib, arch)
         options = Options(
             recipe=recipe,
             target=target,
             settings=_settings(setting or []),
             cc=cc,
             dump_ir=dump_ir,
-            calibration=calib,
-            architectures=tuple(filter(None, arch.split(","))),
         )
         if dry_run:
             _print_coverage(plan_source(source, options, _progress(json_)), json_)
@@ -97,6 +96,16 @@ def compile_(
         if output is None:
             raise QccError("compile needs -o OUT, the artifact to write", fix="or --dry-run to see the plan only")
         _report_compiled(source, options, output, compile_source, json_)
+
+
+def _refuse_unused(calib: Path | None, arch: str) -> None:
+    if calib is not None:
+        raise QccError(
+            "--calib: no solver or static scale of this version reads calibration data",
+            fix="leave it away; activations are quantized dynamically",
+        )
+    if arch:
+        raise QccError("--arch names GPU architectures, and target cpu has none", fix="leave it away")
 
 
 def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:
@@ -123,13 +132,9 @@ def _coverage_json(coverage: Coverage) -> dict[str, Any]:
 
 
 def _print_summary(coverage: Coverage) -> None:
-    _out.print(f"quantized {coverage.quantized} of {coverage.total} layers", highlight=False)
-    for layer in coverage.layers:
-        if layer.left_in_float:
-            _out.print(f"  left in float: {layer.name} ({layer.left_in_float})", highlight=False, markup=False)
-    before, after = coverage.bytes_before / 1e6, coverage.bytes_after / 1e6
-    bits = f", {coverage.bits_per_weight:.3f} bits per quantized weight" if coverage.quantized else ""
-    _out.print(f"weights {before:.1f} MB -> {after:.1f} MB{bits}", highlight=False)
+    from qcc.compiled import coverage_summary
+
+    _out.print(coverage_summary(coverage), highlight=False, markup=False)
 
 
 def _print_coverage(coverage: Coverage, json_: bool) -> None:
@@ -137,28 +142,14 @@ def _print_coverage(coverage: Coverage, json_: bool) -> None:
         layers = [layer.model_dump(mode="json") for layer in coverage.layers]
         _print_json({**_coverage_json(coverage), "layers": layers})
         return
-    _out.print(layer_table(coverage))
+    _print_layers(coverage)
     _print_summary(coverage)
 
 
-def layer_table(coverage: Coverage) -> Table:
-    """Make the table of `--dry-run` and `inspect`: one row a layer."""
-    table = Table("layer", "shape", "weights", "activations", "bits", "bytes", "MACs per row", "plan", box=None)
-    for layer in coverage.layers:
-        macs = 1
-        for size in layer.shape:
-            macs *= size
-        table.add_row(
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            layer.weights,
-            layer.activations,
-            f"{layer.bits_per_weight:.3f}",
-            f"{layer.bytes:,}",
-            f"{macs:,}",
-            layer.left_in_float or layer.plan,
-        )
-    return table
+def _print_layers(coverage: Coverage) -> None:
+    from qcc.compiled import layer_table
+
+    _out.print(layer_table(coverage))
 
 
 @app.command()
@@ -229,7 +220,7 @@ def inspect(
         for line in found.lines:
             _out.print(line, highlight=False, markup=False)
         if found.coverage is not None:
-            _out.print(layer_table(found.coverage))
+            _print_layers(found.coverage)
 
 
 @app.command()

@@ -13,11 +13,11 @@ from qcc.backends.cpu.epilogue import absorb_activation, absorb_epilogue
 from qcc.backends.cpu.lowering import Lowering, Refusal, read, write
 from qcc.backends.cpu.pack import pack_float_weights
 from qcc.backends.cpu.qformat import weight_group
-from qcc.backends.cpu.statements import Address, Array, Raw, Value
+from qcc.backends.cpu.statements import Address, Array, Raw, Struct, Value
 from qcc.backends.cpu.views import ONE, ZERO, View, collapse, dense
 from qcc.backends.cpu.weights import view_name
-from qcc.ir.dims import Dim, product
-from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp, MatmulOp, PoolKind, PoolOp, SoftmaxOp
+from qcc.ir.dims import Dim, Shape, product
+from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp, MatmulOp, PoolKind, PoolOp, SoftmaxOp, UnfoldOp
 from qcc.ir.program import WeightOp, int_array
 from qcc.ir.types import type_of
 
@@ -79,9 +79,7 @@ def emit_matmul(low: Lowering, op: MatmulOp) -> None:
     target = low.result(op.result)
     lead = target.shape[:-2]
     left, right = low.view(op.lhs), low.view(op.rhs)
-    _multiply(
-        low, left.expand((*lead, *left.shape[-2:])), right.expand((*lead, *right.shape[-2:])), target
-    )
+    _multiply(low, left.expand((*lead, *left.shape[-2:])), right.expand((*lead, *right.shape[-2:])), target)
 
 
 def _multiply(low: Lowering, a: View, b: View, c: View) -> None:
@@ -123,9 +121,10 @@ def emit_conv(low: Lowering, op: ConvOp) -> None:
     activation, value = absorb_activation(low, op.result)
     target = low.result(value)
     window = weight.shape[2:]
-    fields = _window_fields(source, target, window, op)
+    fields = _window_fields(low, source, target.shape[2:], window, op)
     dilation = _two(int_array(op.dilation), 1)
     fields |= {
+        "y": write(target),
         "w": read(weight),
         "in_channels": source.shape[1],
         "out_channels": target.shape[1],
@@ -145,8 +144,9 @@ def emit_pool(low: Lowering, op: PoolOp) -> None:
     window = tuple(Dim.of(size) for size in int_array(op.window))
     padding = _two(int_array(op.padding), 0)
     average = op.kind.data is not PoolKind.MAX
-    fields = _window_fields(source, target, window, op)
+    fields = _window_fields(low, source, target.shape[2:], window, op)
     fields |= {
+        "y": write(target),
         "channels": source.shape[1],
         "dilation_h": 1,
         "dilation_w": 1,
@@ -158,15 +158,34 @@ def emit_pool(low: Lowering, op: PoolOp) -> None:
     low.call("pool2d", fields, target.elements * product(window))
 
 
-def _window_fields(source: View, target: View, window: tuple[Dim, ...], op: ConvOp | PoolOp) -> dict[str, Value]:
+def emit_unfold(low: Lowering, op: UnfoldOp) -> None:
+    """Lower `qcc.unfold` over one or two spatial axes: one row for each output position, images one after another."""
+    source, target = low.contiguous(low.view(op.input)), low.result(op.result)
+    window = tuple(Dim.of(size) for size in int_array(op.window))
+    dilation = _two(int_array(op.dilation), 1)
+    windows = _window_fields(low, source, target.shape[1:-1], window, op) | {
+        "in_channels": source.shape[1],
+        "groups": 1,
+        "dilation_h": dilation[0],
+        "dilation_w": dilation[1],
+    }
+    low.call(
+        "unfold",
+        {"conv": Struct(windows), "group_index": 0, "rows": write(target), "row_stride": target.shape[-1]},
+        target.elements,
+    )
+
+
+def _window_fields(
+    low: Lowering, source: View, out: Shape, window: tuple[Dim, ...], op: ConvOp | PoolOp | UnfoldOp
+) -> dict[str, Value]:
+    """Write how windows slide over `source` [B, C, *S] to `out` positions; one axis is taken as height 1."""
     if source.rank - 2 not in (1, CONV_AXES):
         raise Refusal(f"slides over {source.rank - 2} axes; the kernels take 1 or 2")
-    for size in target.shape[2:]:
-        low_size = size - 1
-        if low_size.constant is not None and low_size.constant < 0:
-            raise Refusal(f"has an empty result of shape {target.shape}")
-    sizes = {"in": source.shape[2:], "out": target.shape[2:], "kernel": window}
-    fields: dict[str, Value] = {"x": read(source), "y": write(target), "batch": source.shape[0]}
+    for size in out:
+        low.require(size - 1, f"{op.where}: the window is wider than the padded input")
+    sizes = {"in": source.shape[2:], "out": out, "kernel": window}
+    fields: dict[str, Value] = {"x": read(source), "batch": source.shape[0]}
     for name, dims in sizes.items():
         fields[f"{name}_h"], fields[f"{name}_w"] = (ONE, dims[0]) if len(dims) == 1 else dims
     stride, padding = _two(int_array(op.stride), 1), _two(int_array(op.padding), 0)
@@ -235,6 +254,7 @@ LOWERINGS: dict[type[Operation], Callable[..., None]] = {
     LinearOp: emit_linear,
     MatmulOp: emit_matmul,
     ConvOp: emit_conv,
+    UnfoldOp: emit_unfold,
     PoolOp: emit_pool,
     EmbeddingOp: emit_embedding,
     SoftmaxOp: emit_softmax,

@@ -1,1 +1,5 @@
-"""The interpreter executes any module; it is the oracle of every backend."""
+"""The interpreter: executes any module of the dialect. It is what every backend and every pass is held to."""
+
+from qcc.interpreter.interpreter import Interpreter, Observer
+
+__all__ = ["Interpreter", "Observer"]

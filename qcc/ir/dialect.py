@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xdsl.ir import Attribute, Dialect, Operation
 
-from qcc.ir import elementwise, gather, nn, program, quant, shape, transform, transformer, types
+from qcc.ir import elementwise, gather, nn, program, quant, shape, storage, transform, transformer, types
 
 OPERATIONS: list[type[Operation]] = [
     program.ProgramOp,
@@ -34,6 +34,7 @@ OPERATIONS: list[type[Operation]] = [
     nn.LinearOp,
     nn.MatmulOp,
     nn.ConvOp,
+    nn.UnfoldOp,
     nn.EmbeddingOp,
     nn.SoftmaxOp,
     nn.PoolOp,
@@ -53,9 +54,9 @@ OPERATIONS: list[type[Operation]] = [
     transform.SliceBitsOp,
     transform.AddLowrankOp,
     transform.AddSparseOp,
-    transform.CacheOp,
-    transform.PackOp,
-    transform.UnpackOp,
+    storage.CacheOp,
+    storage.PackOp,
+    storage.UnpackOp,
 ]
 
 ATTRIBUTES: list[type[Attribute]] = [
@@ -73,7 +74,7 @@ ATTRIBUTES: list[type[Attribute]] = [
     quant.ExactnessAttr,
     transform.RotationKindAttr,
     transform.ExpansionModeAttr,
-    transform.CachePolicyAttr,
+    storage.CachePolicyAttr,
 ]
 
 QCC = Dialect("qcc", OPERATIONS, ATTRIBUTES)

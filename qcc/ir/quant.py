@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.ir import EnumAttribute, SpacedOpaqueSyntaxAttribute
+from xdsl.dialects.utils import EnumAttribute
+from xdsl.ir import SpacedOpaqueSyntaxAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     ParsePropInAttrDict,
@@ -169,9 +170,11 @@ class QparamsOp(QccOperation):
 
 @irdl_op_definition
 class RequantOp(QccOperation):
-    """`clamp(round_half_up(input * multiplier / 2**shift) + zero)`: integers to narrower integers without floats.
+    """`clamp(round_half_up(input * multiplier / 2**shift))`: integers to narrower integers without floats.
 
-    `input` is `i32` [..., C]; `multiplier` and `shift` are `i32` [1] or [C] (Jacob et al., arXiv 1712.05877).
+    `input` is `i32` [..., C]; `multiplier` and `shift` (0..62) are `i32` [1] or [C] (Jacob et al., arXiv 1712.05877).
+    Exact in 64 bits: `(input * multiplier + (1 << shift >> 1)) >> shift`, an arithmetic shift; the clamp is to the
+    range of the result's element type.
     """
 
     name = "qcc.requant"
@@ -214,7 +217,7 @@ class Plan(StrEnum):
 
 @irdl_attr_definition
 class PlanAttr(EnumAttribute[Plan], SpacedOpaqueSyntaxAttribute):
-    """A plan, `#qcc.plan<group_after>`."""
+    """A plan, `#qcc<plan group_after>` (bare where an operation names it)."""
 
     name = "qcc.plan"
 
@@ -229,7 +232,7 @@ class Exactness(StrEnum):
 
 @irdl_attr_definition
 class ExactnessAttr(EnumAttribute[Exactness], SpacedOpaqueSyntaxAttribute):
-    """A class of exactness, `#qcc.exactness<E1>`."""
+    """A class of exactness, `#qcc<exactness E1>` (bare where an operation names it)."""
 
     name = "qcc.exactness"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import BoolAttr, FloatAttr
-from xdsl.ir import EnumAttribute, SpacedOpaqueSyntaxAttribute
+from xdsl.dialects.utils import EnumAttribute
+from xdsl.ir import SpacedOpaqueSyntaxAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     ParsePropInAttrDict,
@@ -45,7 +46,7 @@ class NormKind(StrEnum):
 
 @irdl_attr_definition
 class NormKindAttr(EnumAttribute[NormKind], SpacedOpaqueSyntaxAttribute):
-    """A kind of normalisation, `#qcc.norm_kind<rms>`."""
+    """A kind of normalisation, `#qcc<norm_kind rms>` (bare where an operation names it)."""
 
     name = "qcc.norm_kind"
 
@@ -54,7 +55,9 @@ class NormKindAttr(EnumAttribute[NormKind], SpacedOpaqueSyntaxAttribute):
 class NormOp(QccOperation):
     """Normalise over the last axis (Ba et al., arXiv 1607.06450; Zhang & Sennrich, arXiv 1910.07467).
 
-    Statistics are taken in float32 for float16 and bfloat16 inputs; `eps` is added to the mean square.
+    Statistics are taken in float32 for float16 and bfloat16 inputs; `eps` is added to the mean square. For these
+    inputs `rms` rounds the normalised value to the element type before the weight multiplies it, as Llama does;
+    `rms_plus1` (Gemma) and `layer` stay in float32 up to the result.
     """
 
     name = "qcc.norm"
@@ -158,7 +161,7 @@ class RopePairing(StrEnum):
 
 @irdl_attr_definition
 class RopePairingAttr(EnumAttribute[RopePairing], SpacedOpaqueSyntaxAttribute):
-    """A pairing of rotary embeddings, `#qcc.rope_pairing<half>`."""
+    """A pairing of rotary embeddings, `#qcc<rope_pairing half>` (bare where an operation names it)."""
 
     name = "qcc.rope_pairing"
 
@@ -167,8 +170,9 @@ class RopePairingAttr(EnumAttribute[RopePairing], SpacedOpaqueSyntaxAttribute):
 class RopeOp(QccOperation):
     """Rotary position embedding on the last axis (Su et al., arXiv 2104.09864).
 
-    `input` is [..., D]; `cos` and `sin` are [..., D] and broadcast against it (both members of a pair carry the
-    same angle). The pair (a, b) becomes (a cos - b sin, b cos + a sin).
+    `input` is [..., D]; `cos` and `sin` are [..., D] and broadcast against it. The result is
+    `input * cos + turned * sin`, where turning the pair (a, b) gives (-b, a); where both members of a pair carry the
+    same angle, as they do in models, that rotates it. float16 and bfloat16 are computed in float32, rounded once.
     """
 
     name = "qcc.rope"
@@ -207,7 +211,8 @@ class AttentionOp(QccOperation):
 
     `query` [B, H, S, D], `key` [B, Hkv, T, D], `value` [B, Hkv, T, Dv] -> [B, H, S, Dv]; query head h reads key head
     `h // (H / Hkv)`. `mask` broadcasts to [B, H, S, T]: `i1` keeps where true, floats are added to the scores.
-    `causal` keeps key t for query s when t <= s. A row that keeps no key gives zeros.
+    `causal` keeps key t for query s when t <= s. A row that keeps no key (all its scores are -inf) gives zeros.
+    float16 and bfloat16 are computed in float32, rounded once at the result.
     """
 
     name = "qcc.attention"

@@ -25,9 +25,7 @@ def test_every_code_survives_at_every_position(bits: int, signed: bool) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    WIDTHS, st.booleans(), st.lists(st.integers(0, 3), max_size=2), st.integers(0, 67), st.integers(0, 2**31)
-)
+@given(WIDTHS, st.booleans(), st.lists(st.integers(0, 3), max_size=2), st.integers(0, 67), st.integers(0, 2**31))
 def test_unpack_undoes_pack(bits: int, signed: bool, lead: list[int], length: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     low = -(1 << (bits - 1)) if signed else 0

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, write_manifest, written_aside, zip_folder
+from qcc.calling import Signature
 from qcc.errors import CheckpointError, QccError
 from qcc.recipes.load import load_recipe
 
 
 def manifest() -> Manifest:
     coverage = Coverage(layers=(), bytes_before=8, bytes_after=4)
-    return Manifest(qcc="0", target="cpu", recipe=load_recipe("w8"), in_spec="", out_spec="", coverage=coverage)
+    signature = Signature(inputs=(), outputs=(), in_spec="", out_spec="")
+    return Manifest(qcc="0", target="cpu", recipe=load_recipe("w8"), signature=signature, coverage=coverage)
 
 
 def make(folder: Path) -> Path:

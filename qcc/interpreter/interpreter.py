@@ -1,0 +1,152 @@
+"""Execute a module, operation by operation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation, SSAValue
+
+from qcc.errors import CheckpointError, Problem, QccError, ShapeError, UnsupportedOp
+from qcc.interpreter.table import MEANING, TAKES_QUANTIZED
+from qcc.interpreter.values import DTYPES, Frame, Weights, convert_weight, dtype_of, fail
+from qcc.ir.base import location_of
+from qcc.ir.binding import bind_symbols
+from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp
+from qcc.ir.types import type_of
+from qcc.numerics.tensor import QuantizedTensor
+
+Observer = Callable[[Operation, tuple[torch.Tensor | QuantizedTensor, ...]], None]
+"""Called after every operation with its result values."""
+
+
+class Interpreter:
+    """Runs the program of a module. State (mutable buffers) is kept between calls.
+
+    With `dtype="f64"` every float operation is evaluated in float64 and float inputs may be given in float64:
+    the oracle. Otherwise each operation has the dtype of its type, and float16 and bfloat16 operations are
+    computed in float32 with one rounding at their result. Integers are exact.
+
+    Raises:
+        QccError: the module has not exactly one program.
+        UnsupportedOp: listing all operations that have no meaning here.
+        CheckpointError: listing weights that are missing or are not what the program declares.
+    """
+
+    def __init__(self, module: ModuleOp, store: Weights, dtype: str | None = None) -> None:
+        if dtype not in (None, "f32", "f64"):
+            raise QccError(f"cannot evaluate in '{dtype}'", fix="give f64, f32 or nothing")
+        self._program = program_of(module)
+        self._dtype = dtype
+        self._store = store
+        _check_operations(self._program)
+        self._weights = dict(_read(self._program, store, dtype, WeightOp))
+        self.state: dict[str, torch.Tensor | QuantizedTensor] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Give every mutable buffer its first value again."""
+        self.state = dict(_read(self._program, self._store, self._dtype, StateOp))
+
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Execute one call; see `run_with`."""
+        return self.run_with(inputs, None)
+
+    @torch.no_grad()
+    def run_with(self, inputs: Mapping[str, torch.Tensor], observe: Observer | None) -> dict[str, torch.Tensor]:
+        """Execute one call: input name -> tensor gives output name -> tensor; `observe` sees every operation.
+
+        Raises:
+            ShapeError: inputs are missing, unknown, or of a wrong shape or dtype (all are listed), or an
+                operation cannot be computed (it says where it comes from).
+        """
+        program = self._program
+        frame = Frame(self._bind(inputs), self._dtype, self._weights, self.state)
+        values: dict[SSAValue, torch.Tensor] = {
+            argument: inputs[name].to(frame.torch_dtype(type_of(argument)))
+            for name, argument in zip(program.input_names, program.body.block.args, strict=True)
+        }
+        outputs = _execute(program, values, frame, observe)
+        self.state = {**self.state, **frame.next_state}
+        return dict(zip(program.output_names, outputs, strict=True))
+
+    def _bind(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        """Check names and dtypes, then read the symbols' values off the shapes."""
+        program = self._program
+        known = dict(zip(program.input_names, program.body.block.args, strict=True))
+        problems: list[Problem] = []
+        for name, tensor in inputs.items():
+            if name not in known:
+                problems.append(Problem(f"input '{name}'", "is unknown", f"inputs are: {', '.join(known)}"))
+                continue
+            scalar = type_of(known[name]).scalar
+            if tensor.dtype not in (DTYPES[scalar], dtype_of(scalar, self._dtype)):
+                what = f"has dtype {tensor.dtype}, expected {DTYPES[scalar]}"
+                problems.append(Problem(f"input '{name}'", what, f"pass it as {DTYPES[scalar]}"))
+        if problems:
+            raise ShapeError("the inputs do not fit the compiled program", problems)
+        return bind_symbols(program, {name: tuple(one.shape) for name, one in inputs.items()})
+
+
+def program_of(module: ModuleOp) -> ProgramOp:
+    """Return the one program of a module.
+
+    Raises:
+        QccError: if there is none, or more than one.
+    """
+    programs = [op for op in module.body.ops if isinstance(op, ProgramOp)]
+    if len(programs) != 1:
+        raise QccError(f"the module has {len(programs)} programs, expected one")
+    return programs[0]
+
+
+def _check_operations(program: ProgramOp) -> None:
+    unknown = [op for op in program.body.walk() if type(op) not in MEANING and not isinstance(op, ReturnOp)]
+    if unknown:
+        problems = [Problem(location_of(op), f"{op.name} has no meaning here") for op in unknown]
+        raise UnsupportedOp("the interpreter cannot execute this module", problems)
+
+
+def _read(
+    program: ProgramOp, store: Weights, dtype: str | None, kind: type[WeightOp] | type[StateOp]
+) -> Iterator[tuple[str, torch.Tensor | QuantizedTensor]]:
+    problems: list[Problem] = []
+    for op in program.body.walk():
+        if not isinstance(op, kind):
+            continue
+        key = op.key.data
+        if key not in store:
+            problems.append(Problem(location_of(op) or op.name, f"the weight store has no '{key}'"))
+            continue
+        try:
+            yield key, convert_weight(key, type_of(op.result), store[key], dtype)
+        except CheckpointError as error:
+            problems.append(Problem(location_of(op) or op.name, error.message))
+    if problems:
+        raise CheckpointError("the weights do not fit the program", problems)
+
+
+def _execute(
+    program: ProgramOp, values: dict[SSAValue, torch.Tensor], frame: Frame, observe: Observer | None
+) -> list[torch.Tensor]:
+    remaining = Counter(operand for op in program.body.block.ops for operand in op.operands)
+    for op in program.body.block.ops:
+        operands = [values[operand] for operand in op.operands]
+        if isinstance(op, ReturnOp):
+            return operands
+        if type(op) not in TAKES_QUANTIZED and any(isinstance(one, QuantizedTensor) for one in operands):
+            raise fail(op, "takes no quantized tensor", fix="put a qcc.dequantize in front of it")
+        found = MEANING[type(op)](op, operands, frame)
+        results = found if isinstance(found, tuple) else (found,)
+        for result, value in zip(op.results, results, strict=True):
+            if remaining[result]:
+                values[result] = value
+        if observe is not None:
+            observe(op, results)
+        for operand in op.operands:
+            remaining[operand] -= 1
+            if not remaining[operand]:
+                values.pop(operand, None)  # memory of large models: nothing outlives its last use
+    raise QccError("the program has no qcc.return")
