@@ -91,9 +91,7 @@ def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, tor
     )
 
 
-def _quantized_layer(
-    op: ContractOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor]
-) -> LayerEntry:
+def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry:
     kind, source = type_of(op.weight), type_of(op.input)
     shape = kind.static_shape or ()
     assert kind.qtype is not None

@@ -1,1 +1,1 @@
-"""torch.export graphs to IR."""
+"""The front end: `torch.export` graphs become modules of the quantization IR."""

@@ -18,9 +18,7 @@ from qcc.numerics.qtype_parts import Block, expand_block
 def block_extents(block: Block, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Give the extents of a block in a tensor of `shape`, whole axes and too long blocks cut to the axis."""
     whole = expand_block(block, len(shape))
-    return tuple(
-        size if extent == -1 else min(extent, size) for extent, size in zip(whole, shape, strict=True)
-    )
+    return tuple(size if extent == -1 else min(extent, size) for extent, size in zip(whole, shape, strict=True))
 
 
 def reduce_blocks(
@@ -59,9 +57,7 @@ def parent_block(child: Block, parent: Block, shape: tuple[int, ...]) -> Block:
     """
     inner = block_extents(child, shape)
     outer = expand_block(parent, len(shape))
-    return tuple(
-        -1 if extent == -1 else -(-extent // part) for extent, part in zip(outer, inner, strict=True)
-    )
+    return tuple(-1 if extent == -1 else -(-extent // part) for extent, part in zip(outer, inner, strict=True))
 
 
 def amax(values: Tensor, axes: list[int]) -> Tensor:

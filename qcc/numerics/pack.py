@@ -40,9 +40,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     unsigned = codes.to(torch.int16) + offset
     if unsigned.numel() and (int(unsigned.min()) < 0 or int(unsigned.max()) >= 1 << bits):
         low, high = int(codes.min()), int(codes.max())
-        raise ShapeError(
-            f"codes from {low} to {high} do not fit {bits} {'signed' if signed else 'unsigned'} bits"
-        )
+        raise ShapeError(f"codes from {low} to {high} do not fit {bits} {'signed' if signed else 'unsigned'} bits")
     length = codes.shape[-1]
     if bits == 8:
         return unsigned.to(torch.uint8)

@@ -118,22 +118,28 @@ def _table_problems(decode: TableDecode) -> Iterator[str]:
     if not decode.tables or any(len(table) < 2 for table in decode.tables):
         yield "a table needs at least two values"
         return
+    if decode.name and not _is_word(decode.name):
+        yield f"the table name {decode.name!r} is not made of letters, digits and underscores"
     if any(not math.isfinite(value) for table in decode.tables for value in table):
         yield "a table holds a value that is not finite"
     if any(tuple(sorted(set(table))) != table for table in decode.tables):
         yield "the values of a table must ascend, each once"
     if decode.bits > MAX_CODE_BITS:
         yield f"a table of {decode_states(decode)} values, but at most 256 are possible"
-    yield from _selector_problems(decode.selector, len(decode.tables), "tables")
 
 
 def _select_problems(decode: SelectDecode, grid: Grid, fixed_point: bool) -> Iterator[str]:
     for option in decode.options:
         yield from _decode_problems(option, grid, fixed_point)
+        yield from _layout_problems(option, "dense")
     yield from _selector_problems(decode.selector, len(decode.options), "decodes")
     shares = decode.fractions
     if shares and (any(share < 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-9)):
         yield f"the shares {', '.join(map(str, shares))} of the decodes do not sum to 1"
+
+
+def _is_word(name: str) -> bool:
+    return name.isascii() and name.isidentifier()
 
 
 def _selector_problems(selector: Selector | None, count: int, what: str) -> Iterator[str]:
@@ -149,8 +155,12 @@ def _selector_problems(selector: Selector | None, count: int, what: str) -> Iter
 
 
 def _layout_problems(decode: Decode, layout: CodeLayout) -> Iterator[str]:
-    if layout == "ovp" and not (isinstance(decode, TableDecode) and len(decode.tables) == 2):
-        yield "the outlier-victim layout needs two tables: normal values, then outliers"
+    if layout == "ovp":
+        # A reserved code marks the pair that holds an outlier, so no selector is stored.
+        if not (isinstance(decode, TableDecode) and len(decode.tables) == 2 and decode.selector is None):
+            yield "the outlier-victim layout needs two tables, normal values then outliers, and no selector"
+    elif isinstance(decode, TableDecode):
+        yield from _selector_problems(decode.selector, len(decode.tables), "tables")
     if layout == "radix" and isinstance(decode, SelectDecode):
         yield "a selected decode has no radix layout"
 
@@ -158,6 +168,8 @@ def _layout_problems(decode: Decode, layout: CodeLayout) -> Iterator[str]:
 def _block_problems(block: Block, what: str) -> Iterator[str]:
     if not block or any(extent == 0 or extent < -1 for extent in block):
         yield f"the block {block} of the {what} must have positive extents, or -1 for a whole axis"
+    elif is_whole(block) and block != (-1, -1):
+        yield f"the block {block} of the {what} is the whole tensor, which is written (-1, -1)"
 
 
 def _levels_problems(levels: tuple[Level, ...], what: str) -> Iterator[str]:
@@ -241,7 +253,7 @@ def _side_problems(side: Side, decode: Decode) -> Iterator[str]:
             good = isinstance(decode, IntDecode) and 1 <= bits <= master == decode.bits
             needs = f"integer codes of {master} bits, and at most as many to keep"
         case FuseGroup(name):
-            good, needs = name.isidentifier() and name.isascii(), "a name of letters, digits and underscores"
+            good, needs = _is_word(name), "a name of letters, digits and underscores"
         case Rotate(block):
             good, needs = block >= 1, "a positive block"
     if not good:

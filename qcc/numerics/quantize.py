@@ -156,10 +156,10 @@ def _to_integers(steps: Tensor, qtype: QType) -> Tensor:
             return steps.floor()
         case "half_up":
             below = steps.floor()
-            return below + (steps - below >= 0.5)
+            return torch.where(steps - below >= 0.5, below + 1, below)
         case "half_down":
             above = steps.ceil()
-            return above - (above - steps >= 0.5)
+            return torch.where(above - steps >= 0.5, above - 1, above)
         case _:
             return steps.round()
 

@@ -75,9 +75,7 @@ def check_finite(x: Tensor, where: str) -> None:
     if not bool(bad.any()):
         return
     first = tuple(int(index) for index in bad.nonzero()[0])
-    what = (
-        f"{int(bad.sum())} of {x.numel()} values are not finite; the first, {x[first].item()}, is at {first}"
-    )
+    what = f"{int(bad.sum())} of {x.numel()} values are not finite; the first, {x[first].item()}, is at {first}"
     raise ShapeError(
         "cannot quantize a tensor that is not finite",
         [Problem(where or f"a tensor of shape {tuple(x.shape)}", what)],
@@ -219,9 +217,7 @@ def _protected(x: Tensor, qtype: QType) -> tuple[Scales, Tensor | None]:
 
 def _check_scales(scales: Scales, zero: Tensor | None, qtype: QType, where: str) -> None:
     found = [
-        Problem(
-            where, f"{int((~torch.isfinite(scale)).sum())} scales overflow {level.dtype} at level {level}"
-        )
+        Problem(where, f"{int((~torch.isfinite(scale)).sum())} scales overflow {level.dtype} at level {level}")
         for scale, level in zip(scales, qtype.levels, strict=True)
         if scale.is_floating_point() and not bool(torch.isfinite(scale).all())
     ]

@@ -55,9 +55,7 @@ def _unsupported(qtype: QType) -> Iterator[str]:
             yield f"the side tensor {side}"
     protective = [level for level in qtype.levels if level.protective is not None]
     if protective and (
-        len(qtype.levels) != 2
-        or protective != [qtype.levels[1]]
-        or not is_integer_dtype(qtype.levels[0].dtype)
+        len(qtype.levels) != 2 or protective != [qtype.levels[1]] or not is_integer_dtype(qtype.levels[0].dtype)
     ):
         yield "a protective range other than at the root over an integer level"
     if protective and qtype.zero is not None and qtype.zero.kind == "post":
