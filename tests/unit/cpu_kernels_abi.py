@@ -54,9 +54,7 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("static_scale", P),
         ("out", QRows),
     ),
-    "qlinear": _struct(
-        "QLinear", ("x", QRows), ("w", QWeight), ("y", P), ("y_stride m", L), ("epilogue", Epilogue)
-    ),
+    "qlinear": _struct("QLinear", ("x", QRows), ("w", QWeight), ("y", P), ("y_stride m", L), ("epilogue", Epilogue)),
     "wlinear": _struct(
         "WLinear",
         ("x", P),
@@ -66,9 +64,7 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("y_stride m", L),
         ("epilogue", Epilogue),
     ),
-    "linear": _struct(
-        "Linear", ("x", P), ("x_stride", L), ("w y", P), ("y_stride m n k", L), ("epilogue", Epilogue)
-    ),
+    "linear": _struct("Linear", ("x", P), ("x_stride", L), ("w y", P), ("y_stride m n k", L), ("epilogue", Epilogue)),
     "matmul": _struct(
         "MatMul",
         ("a b c", P),
@@ -95,9 +91,7 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("pad_bottom pad_right", L),
         ("average count_pad", INT),
     ),
-    "norm": _struct(
-        "Norm", ("x gamma beta y", P), ("x_stride y_stride rows k", L), ("eps", F), ("kind", INT)
-    ),
+    "norm": _struct("Norm", ("x gamma beta y", P), ("x_stride y_stride rows k", L), ("eps", F), ("kind", INT)),
     "channel_affine": _struct("ChannelAffine", ("x scale shift y", P), ("rows channels k", L)),
     "softmax": _struct("Softmax", ("x y", P), ("x_stride y_stride rows k", L), ("log", INT)),
     "rope": _struct(
@@ -124,9 +118,7 @@ STRUCTS: dict[str, type[c.Structure]] = {
     ),
     "cast": _struct("Cast", ("x y", P), ("shape", Shape), _XY, ("x_dtype y_dtype", INT)),
     "copy": _struct("Copy", ("x y", P), ("shape", Shape), _XY, ("element_size", INT)),
-    "reduce": _struct(
-        "Reduce", ("x y", P), ("shape", Shape), _XY, ("length axis_stride", L), ("op dtype", INT)
-    ),
+    "reduce": _struct("Reduce", ("x y", P), ("shape", Shape), _XY, ("length axis_stride", L), ("op dtype", INT)),
     "cumsum": _struct(
         "Cumsum", ("x y", P), ("shape", Shape), _XY, ("length x_axis_stride y_axis_stride", L), ("dtype", INT)
     ),

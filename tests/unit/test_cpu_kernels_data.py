@@ -66,9 +66,7 @@ CASTS = [
 @pytest.mark.parametrize("target", range(9))
 def test_cast_matches_torch_within_range(kernels, source, target):
     x = torch.tensor(
-        [0.0, 1, 2.5, 3.5, 100.25, 7.9, 0.1, 65519.0, 1e-8, 5e-8]
-        if source in (0, 8)
-        else [0.0, 1, 2, 64, 100]
+        [0.0, 1, 2.5, 3.5, 100.25, 7.9, 0.1, 65519.0, 1e-8, 5e-8] if source in (0, 8) else [0.0, 1, 2, 64, 100]
     )
     if target in (5, 6):
         x = x.clamp(max=100)
@@ -107,9 +105,7 @@ def test_half_conversions_are_exact_on_all_patterns(kernels):
     patterns = np.arange(65536, dtype=np.uint16)
     as_float = cast(kernels, patterns, np.empty(65536, F32), abi.F16, abi.F32)
     np.testing.assert_array_equal(as_float, patterns.view(np.float16).astype(F32))
-    numbers = np.concatenate(
-        [as_float, np.nextafter(as_float, F32(np.inf)), np.nextafter(as_float, F32(-np.inf))]
-    )
+    numbers = np.concatenate([as_float, np.nextafter(as_float, F32(np.inf)), np.nextafter(as_float, F32(-np.inf))])
     numbers = np.concatenate([numbers, (as_float[:-1] + as_float[1:]) / 2])
     for code, dtype in ((abi.F16, torch.float16), (abi.BF16, torch.bfloat16)):
         back = cast(kernels, numbers, np.empty(len(numbers), np.uint16), abi.F32, code)
@@ -162,9 +158,7 @@ def test_float_reductions(kernels, axis, length):
         ("max", np.max),
         ("min", np.min),
     ):
-        np.testing.assert_allclose(
-            reduce(kernels, op, x, axis, F32), function(wide, axis), rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(reduce(kernels, op, x, axis, F32), function(wide, axis), rtol=1e-5, atol=1e-5)
     x[0, 0, 0] = np.nan
     index = tuple(0 for a in range(3) if a != axis)
     for op in ("max", "min", "sum"):

@@ -28,9 +28,7 @@ def close(actual, expected, tolerance=1e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * max(scale, 1e-30))
 
 
-@pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 1, 1), (1, 100, 65), (13, 33, 7), (200, 48, 64), (5, 16, 0), (0, 8, 8)]
-)
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (1, 100, 65), (13, 33, 7), (200, 48, 64), (5, 16, 0), (0, 8, 8)])
 def test_linear(kernels, m, n, k):
     x, w, bias, residual = draw(1, m, k + 3)[:, :k], draw(2, n, k), draw(3, n), draw(4, m, n)
     y = np.full((m, n), 7, F32)
@@ -124,9 +122,7 @@ def sdpa(q, k, v, mask=None, scale=0.3):
     return F.scaled_dot_product_attention(double(q.copy()), k, v, attn_mask=mask, scale=scale)
 
 
-@pytest.mark.parametrize(
-    ("queries", "keys"), [(1, 1), (1, 67), (5, 40), (8, 33), (128, 128), (150, 150), (13, 200)]
-)
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 67), (5, 40), (8, 33), (128, 128), (150, 150), (13, 200)])
 @pytest.mark.parametrize(("dim", "v_dim"), [(32, 32), (64, 80), (7, 3), (40, 48)])
 def test_attention(kernels, queries, keys, dim, v_dim):
     q, k, v = (
