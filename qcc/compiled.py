@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, written_aside, zip_folder
 from qcc.backends.targets import backend_of
 from qcc.calling import flatten_arguments, unflatten_results
-from qcc.errors import CheckpointError
+from qcc.errors import CheckpointError, ShapeError
 from qcc.inspection import read_module
 from qcc.interpreter.interpreter import program_of
+from qcc.ir.binding import bind_symbols
 from qcc.ir.program import ProgramOp, StateOp
 
 EXAMPLE = "golden/example.safetensors"
@@ -65,7 +66,12 @@ class Compiled:
         Raises:
             ShapeError: if an input is missing or has another dtype, rank or size than the program takes.
         """
-        return self._loaded.run(inputs)
+        try:
+            return self._loaded.run(inputs)
+        except ShapeError:
+            # the program stops at the first input at fault; say all of them
+            bind_symbols(self.program, {name: tuple(value.shape) for name, value in inputs.items()})
+            raise
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with the calling convention of the original module: torch tensors in and out."""
