@@ -14,7 +14,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, written_aside, zip_folder
-from qcc.backends.targets import load_target
+from qcc.backends.targets import backend_of
 from qcc.calling import flatten_arguments, unflatten_results
 from qcc.errors import CheckpointError
 from qcc.inspection import read_module
@@ -37,7 +37,7 @@ class Compiled:
         self._keep = keep
         self.module = read_module(folder / "program.mlir")
         self.program: ProgramOp = program_of(self.module)
-        self._loaded = load_target(self.manifest.target).load(folder, threads=threads)
+        self._loaded = backend_of(self.manifest.target).load(folder, threads=threads or None)
 
     @property
     def input_names(self) -> list[str]:

@@ -19,11 +19,12 @@ from xdsl.passes import ModulePass
 
 import qcc
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
-from qcc.backends.targets import load_target
+from qcc.backends.base import BackendOptions
+from qcc.backends.targets import backend_of
 from qcc.calling import Leaf, Signature, nest_arguments
 from qcc.compiled import EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
-from qcc.errors import QccError
+from qcc.errors import Problem, QccError
 from qcc.frontend.export import Imported, import_program
 from qcc.frontend.source import load_source
 from qcc.golden import golden_of
@@ -98,7 +99,7 @@ def compile_source(source: str, options: Options, output: Path, say: Say = _sile
 def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     """Say what a compilation would do to each layer, without solving weights or building anything."""
     recipe = load_recipe(options.recipe)
-    load_target(options.target)
+    backend_of(options.target)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
@@ -134,8 +135,8 @@ def _refuse_calibration(calibration: object) -> None:
 
 def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
     recipe = load_recipe(options.recipe)
-    backend = load_target(options.target)
-    settings = backend.settings(options.settings, cc=options.cc)
+    backend = backend_of(options.target)
+    chosen = _backend_options(options)
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)
@@ -150,7 +151,9 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
         (folder / EXAMPLE).parent.mkdir()
         save_file(example, str(folder / EXAMPLE))
         say(f"emitting and building for {options.target}")
-        backend.emit(module, store, golden, settings, folder)
+        emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
+        for message in emitted.messages:
+            say(message)
         write_manifest(
             folder,
             Manifest(
@@ -164,6 +167,21 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
             ),
         )
     return Compiled(output, threads=options.threads)
+
+
+def _backend_options(options: Options) -> BackendOptions:
+    known = {"name": "name of the emitted library and prefix of its functions"}
+    problems = [
+        Problem(f"--set {key}", f"target {options.target} has no such setting", f"it has: {', '.join(known)}")
+        for key in options.settings
+        if key not in known
+    ]
+    name = options.settings.get("name", "model")
+    if not name.isidentifier() or not name.isascii():
+        problems.append(Problem("--set name", f"'{name}' is no C identifier"))
+    if problems:
+        raise QccError("some settings cannot be taken", problems)
+    return BackendOptions(name=name, cc=options.cc or None, threads=options.threads or None)
 
 
 def _absolute(source: str) -> str:

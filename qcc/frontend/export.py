@@ -14,9 +14,10 @@ from xdsl.utils.exceptions import VerifyException
 
 from qcc.errors import Problem, ShapeError, UnsupportedOp
 from qcc.frontend import signature, stored
+from qcc.frontend.aten_table import DROPPED
 from qcc.frontend.builder import Builder
 from qcc.frontend.importer import Importer, exported_type
-from qcc.frontend.inline import inline
+from qcc.frontend.inline import flatten
 from qcc.frontend.refusal import Refusal
 from qcc.frontend.signature import Leaf
 from qcc.frontend.symbols import Symbols
@@ -56,7 +57,7 @@ def import_program(program: torch.export.ExportedProgram, name: str = "main") ->
         CheckpointError: listing every weight that is missing or not finite.
         ShapeError: listing every weight or input without elements.
     """
-    graph, symbols = inline(program.graph_module), Symbols.of(program)
+    graph, symbols = flatten(program.graph_module, DROPPED), Symbols.of(program)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     becoming, written_inputs = signature.mutations(program)
     tensors = list(signature.stored_tensors(program))

@@ -1,4 +1,4 @@
-"""Graphs without subgraphs: `torch.no_grad` and `torch.autocast` blocks are put in line.
+"""Flat graphs: `torch.no_grad` and `torch.autocast` blocks are put in line, checks and dead nodes left out.
 
 The element types of the nodes inside an autocast block are those that autocast gave, so the handlers cast as it did.
 """
@@ -15,11 +15,18 @@ _BLOCKS: dict[object, int] = {
 """Operator of a block -> position of its subgraph among the arguments; the subgraph's inputs follow."""
 
 
-def inline(module: GraphModule) -> Graph:
-    """Return a copy of a graph in which every block's body stands in the block's place."""
+def flatten(module: GraphModule, dropped: frozenset[object]) -> Graph:
+    """Return a copy of a graph in which every block's body stands in the block's place.
+
+    Nodes of the operators `dropped`, and what only they used, are left out. Writes to tensors are kept.
+    """
     graph, known = Graph(), dict[Node, object]()
     result = _copy(module, graph, known, top=True)
     graph.output(result)
+    for node in graph.nodes:
+        if node.target in dropped:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
     return graph
 
 

@@ -28,9 +28,12 @@ class Symbols:
 
     @staticmethod
     def of(program: torch.export.ExportedProgram) -> Symbols:
-        """Read the range constraints of an exported program."""
+        """Read the ranges of the symbols that an exported program's inputs mention; others depend on data."""
         ranges: dict[str, Range] = {}
+        bound = _input_symbols(program)
         for symbol, bounds in program.range_constraints.items():
+            if str(symbol) not in bound:
+                continue
             high = int(bounds.upper) if bounds.upper.is_finite and bounds.upper.is_Integer else UNBOUNDED
             low = int(bounds.lower) if bounds.lower.is_Integer else 0
             ranges[str(symbol)] = (low, min(high, UNBOUNDED))
@@ -86,6 +89,16 @@ class Symbols:
     def attributes(self, used: frozenset[str]) -> list[SymbolAttr]:
         """Make the attributes of the symbols that the inputs mention, in torch's order."""
         return [SymbolAttr.make(name, low, high) for name, (low, high) in self._ranges.items() if name in used]
+
+
+def _input_symbols(program: torch.export.ExportedProgram) -> frozenset[str]:
+    names: set[str] = set()
+    for node in program.graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(value, torch.Tensor):
+            sizes = [size for size in value.shape if isinstance(size, torch.SymInt)]
+            names.update(str(symbol) for size in sizes for symbol in size.node.expr.free_symbols)
+    return frozenset(names)
 
 
 def _bounds(dim: Dim, ranges: Mapping[str, Range]) -> tuple[int | None, int | None]:

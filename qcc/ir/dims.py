@@ -9,6 +9,7 @@ counts as different.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -124,10 +125,38 @@ class Dim:
         return Dim._from_terms(terms)
 
     def __floordiv__(self, other: Dim | int) -> Dim:
+        divisor = Dim.of(other).constant
+        if divisor is not None and divisor > 0:
+            return self._floordiv_constant(divisor)
         exact = self.exact_div(other) if Dim.of(other).terms else None
         return exact if exact is not None else self._call("floordiv", other)
 
+    def _floordiv_constant(self, divisor: int) -> Dim:
+        """Divide by a positive integer; equal quotients of strided windows get one form.
+
+        `(d*a + b)//d = a + b//d`, `(g*a + r)//(g*d) = a//d` for 0 <= r < g, and `(a//b + k)//d = (a + k*b)//(b*d)`.
+        """
+        whole = Dim._from_terms({m: c // divisor for m, c in self.terms})
+        rest = self - whole * divisor
+        size = rest.constant
+        if size is not None:
+            return whole + size // divisor
+        common = math.gcd(divisor, *(c for m, c in rest.terms if m))
+        if common > 1:
+            rest, divisor = Dim._from_terms({m: c // common for m, c in rest.terms}), divisor // common
+            return whole + rest // divisor
+        (monomial, coefficient), *others = rest.terms
+        inner = monomial[0] if len(monomial) == 1 and coefficient == 1 else None
+        if isinstance(inner, Call) and inner.function == "floordiv" and all(not m for m, _ in others):
+            step = inner.right.constant
+            if step is not None and step > 0:
+                return whole + (inner.left + sum(c for _, c in others) * step) // (step * divisor)
+        return whole + rest._call("floordiv", divisor)
+
     def __mod__(self, other: Dim | int) -> Dim:
+        divisor = Dim.of(other).constant
+        if divisor is not None and divisor > 0:
+            return Dim._from_terms({m: c % divisor for m, c in self.terms})._call("mod", divisor)
         if Dim.of(other).terms and self.exact_div(other) is not None:
             return Dim.of(0)
         return self._call("mod", other)
@@ -268,6 +297,8 @@ def _convert(node: ast.expr) -> Dim:
             return product
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
             return _BINARY[type(op)](_convert(left), _convert(right))
+        case ast.Call(func=ast.Name(id="PowByNatural"), args=[base, power]):
+            return _convert(ast.BinOp(base, ast.Pow(), power))
         case ast.Call(func=ast.Name(id=name), args=[first, *rest]) if name in _FUNCTIONS:
             result = _convert(first)
             for other in rest:

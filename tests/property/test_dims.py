@@ -76,3 +76,24 @@ def test_broadcast_and_product() -> None:
     assert broadcast([shape_of(["a", 1, 4]), shape_of(["b", 4])]) == shape_of(["a", "b", 4])
     assert broadcast([shape_of(["a"]), shape_of(["b"])]) is None
     assert product(shape_of(["a", 2, "b"])) == parse_dim("2*a*b")
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("((s0 - 1)//2)//2 + 1", "(s0 - 1)//4 + 1"),
+        ("((s0 - 1)//2 + 1 + 1)//2", "(s0 + 3)//4"),
+        ("(2*s0 + 1)//4", "s0//2"),
+        ("(4*s0 + s1 + 5)//4", "s0 + 1 + (s1 + 1)//4"),
+        ("(s0 + 7) % 4", "(s0 + 3) % 4"),
+        ("(4*s0*s1) % 4", "0"),
+        ("PowByNatural(s0, 2)", "s0*s0"),
+    ],
+)
+def test_equal_sizes_have_one_form(left: str, right: str) -> None:
+    assert parse_dim(left) == parse_dim(right)
+
+
+def test_division_by_a_symbol_stays_exact_or_a_call() -> None:
+    assert Dim.of("6*s0") // Dim.of("s0") == Dim.of(6)
+    assert str(Dim.of("s1 + 1") // Dim.of("s0")) == "(s1 + 1)//(s0)"

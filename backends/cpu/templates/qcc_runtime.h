@@ -31,7 +31,6 @@ static inline int64_t qcc_min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The same functions bounded from above in doubles, to refuse sizes that would overflow. */
 static inline double qcc_bound_div(double a, double b) { return fabs(b) < 1 ? a : a / b; }
-static inline double qcc_bound_mod(double a, double b) { (void)a; return fabs(b); }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
