@@ -146,7 +146,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     say("running the interpreter for golden vectors")
     golden = golden_of(module, store, example)
     with written_aside(output) as folder:
-        (folder / PROGRAM).write_text(f"{module}\n", "utf-8")
+        (folder / PROGRAM).write_text(module_text(module), "utf-8")
         store.save(folder / WEIGHTS)
         (folder / EXAMPLE).parent.mkdir()
         save_file(example, str(folder / EXAMPLE))
@@ -209,8 +209,13 @@ def _optimise(
     return original
 
 
+def module_text(module: ModuleOp) -> str:
+    """Return the text of a module, ending in a line break."""
+    return str(module) + "\n"
+
+
 def _dump(path: Path, module: ModuleOp, done: str) -> None:
-    path.write_text(f"// passes so far: {done or 'none'}\n{module}\n", "utf-8")
+    path.write_text(f"// passes so far: {done or 'none'}\n{module_text(module)}", "utf-8")
 
 
 def _signature(imported: Imported) -> Signature:

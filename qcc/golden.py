@@ -23,8 +23,8 @@ from qcc.sample import golden_sizes, resized_inputs
 Tensors = Mapping[str, torch.Tensor]
 Seen = dict[Operation, tuple[torch.Tensor | QuantizedTensor, ...]]
 
-# Float programs differ by the rounding of reordered sums. In a quantized program such a difference can move a value over
-# a rounding boundary, which changes one code by one step and grows through the layers that follow.
+# Float programs differ by the rounding of reordered sums. In a quantized program such a difference can move a value
+# over a rounding boundary, which changes one code by one step and grows through the layers that follow.
 FLOAT_TOLERANCE = Tolerance(relative=2e-5, absolute=1e-6)
 QUANTIZED_TOLERANCE = Tolerance(relative=3e-2, absolute=1e-6)
 HALF_TOLERANCE = Tolerance(relative=3e-2, absolute=1e-6)
