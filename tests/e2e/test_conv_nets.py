@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import qcc
 from qcc.coverage import coverage_of
 from qcc.frontend.export import Imported, import_program
 from qcc.interpreter import Interpreter
@@ -62,3 +65,21 @@ def test_networks_are_quantized(name: str, recipe: str, decomposed: bool) -> Non
         found = run(program, x)
         noise = 10 * torch.log10(wanted.square().sum() / (found - wanted).square().sum())
         assert 30.0 < float(noise) < 90.0
+
+
+def test_the_compiled_network_follows_the_interpreter(tmp_path: Path) -> None:
+    module, args, kwargs, dynamic = zoo.resnet()
+    program = imported("resnet", decomposed=False)
+    run_passes(pipeline(load_recipe("w8a8")), QccContext(program.store), program.module)
+    exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic)
+    compiled = qcc.compile(exported, recipe="w8a8", target="cpu")
+    compiled.save(tmp_path / "resnet.qcc")
+    text = (tmp_path / "resnet.qcc" / "c" / "model.c").read_text("utf-8")
+    # the stem, two filters in each of two blocks, and a pointwise shortcut of stride 2
+    assert text.count("qcc.unfold ->") == 6
+    for x in sizes("resnet"):
+        wanted = run(program, x)
+        found = compiled(x)
+        # a sum that rounds the other way moves single codes by one step, far below the noise of 8 bits
+        noise = 10 * torch.log10(wanted.square().sum() / (found - wanted).square().sum())
+        assert float(noise) > 60.0
