@@ -23,7 +23,7 @@ from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 from xdsl.traits import Pure
 
-from qcc.ir.dims import broadcast
+from qcc.ir.dims import broadcast, product
 from qcc.ir.elementwise import BinaryOp, CastOp, UnaryOp, WhereOp
 from qcc.ir.nn import MatmulOp
 from qcc.ir.program import ConstantOp
@@ -166,12 +166,15 @@ class UnflattenBatches(RewritePattern):
         if left is None or right is None or type_of(op.lhs).rank != 3 or type_of(op.rhs).rank != 3:
             return
         a, b = shape_of(left.input), shape_of(right.input)
-        if len(a) < 4 or a[:-2] != b[:-2]:
-            return
         if a[-2:] != shape_of(op.lhs)[-2:] or b[-2:] != shape_of(op.rhs)[-2:]:
             return
-        product = MatmulOp(left.input, right.input)
-        replace(rewriter, op, [product, ReshapeOp(product, shape_of(op.result))])
+        # the batch axes may have been cut differently before (grouped heads): the coarser cut serves both
+        lead = min(a[:-2], b[:-2], key=len)
+        if len(lead) < 2 or product(a[:-2]) != product(b[:-2]):
+            return
+        sides = [ReshapeOp(one, [*lead, *shape_of(one)[-2:]]) for one in (left.input, right.input)]
+        result = MatmulOp(*sides)
+        replace(rewriter, op, [*sides, result, ReshapeOp(result, shape_of(op.result))])
 
 
 PATTERNS: list[RewritePattern] = [

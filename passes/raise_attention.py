@@ -189,7 +189,7 @@ class SimplifyMask(RewritePattern):
         shape = (*shape_of(op.query)[:3], shape_of(op.key)[2])
         expand = made_by(op.mask, ExpandOp)
         if expand is not None and broadcast([shape_of(expand.input), shape]) == shape:
-            self._replace(op, expand.input, rewriter)
+            _give_mask(op, expand.input, rewriter)
             return
         chosen = made_by(op.mask, WhereOp)
         if chosen is None:
@@ -198,15 +198,15 @@ class SimplifyMask(RewritePattern):
         if broadcast([shape_of(chosen.condition), shape]) != shape:
             return
         if numbers == (0.0, -math.inf):
-            self._replace(op, chosen.condition, rewriter)
+            _give_mask(op, chosen.condition, rewriter)
         elif numbers == (-math.inf, 0.0):
-            self._replace(op, UnaryOp("not", chosen.condition), rewriter)
+            _give_mask(op, UnaryOp("not", chosen.condition), rewriter)
 
-    @staticmethod
-    def _replace(op: AttentionOp, mask: SSAValue | UnaryOp, rewriter: PatternRewriter) -> None:
-        made: list[Operation] = [] if isinstance(mask, SSAValue) else [mask]
-        scale, causal = op.scale.value.data, bool(op.causal)
-        replace(rewriter, op, [*made, AttentionOp(op.query, op.key, op.value, mask, scale=scale, causal=causal)])
+
+def _give_mask(op: AttentionOp, mask: SSAValue | UnaryOp, rewriter: PatternRewriter) -> None:
+    made: list[Operation] = [] if isinstance(mask, SSAValue) else [mask]
+    scale, causal = op.scale.value.data, bool(op.causal)
+    replace(rewriter, op, [*made, AttentionOp(op.query, op.key, op.value, mask, scale=scale, causal=causal)])
 
 
 class ReadGroupedHeads(RewritePattern):

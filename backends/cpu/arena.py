@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qcc.ir.dims import UNBOUNDED, Dim
 from qcc.backends.cpu.views import Buffer
+from qcc.ir.dims import UNBOUNDED, Dim
 
 NOMINAL = 128
 """Value assumed for a symbol when sizes are compared, within the symbol's range."""

@@ -10,7 +10,7 @@ from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
 from qcc.backends.cpu.build import build_library
 from qcc.backends.cpu.ctext import C_TYPES, c_name
 from qcc.backends.cpu.legalize import legalize
-from qcc.backends.cpu.project import program_of, write_project
+from qcc.backends.cpu.project import write_project
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
 from qcc.ir.program import ProgramOp, StateOp
 from qcc.ir.store import WeightStore

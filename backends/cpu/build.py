@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,12 +76,50 @@ def build_library(folder: Path, name: str, *, cc: str | None = None, extra: tupl
     if not openmp:
         messages.append(f"'{compiler[0]}' has no OpenMP: the program runs on one thread (apt install libomp-dev)")
     library = folder / f"lib{name}.so"
-    sources = [str(folder / f"{name}.c"), str(folder / "qcc_kernels.c")]
-    command = [*compiler, *FLAGS, *openmp, *extra, "-shared", *sources, "-o", str(library), "-lm"]
+    flags = [*FLAGS, *openmp, *extra]
+    with tempfile.TemporaryDirectory() as scratch:
+        kernels, program = Path(scratch) / "qcc_kernels.o", Path(scratch) / "program.o"
+        commands = [
+            _compile_kernels(compiler, flags, folder, kernels),
+            _checked([*compiler, *flags, "-c", str(folder / f"{name}.c"), "-o", str(program)]),
+            _checked([*compiler, *openmp, *extra, "-shared", str(program), str(kernels), "-o", str(library), "-lm"]),
+        ]
+    return Built(library, tuple(messages), tuple(commands))
+
+
+def _checked(command: list[str]) -> str:
     result = _run(command)
     if result.returncode != 0:
         raise compile_error(command, result.stderr)
-    return Built(library, tuple(messages), (shlex.join(command),))
+    return shlex.join(command)
+
+
+def cache_folder() -> Path:
+    """Return the folder where compiled kernels are kept: $XDG_CACHE_HOME/qcc, else ~/.cache/qcc."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "qcc"
+
+
+def _compile_kernels(compiler: list[str], flags: list[str], folder: Path, out: Path) -> str:
+    """Compile the kernels, or take the object of the same sources, compiler and flags from the cache."""
+    command = [*compiler, *flags, "-c", str(folder / "qcc_kernels.c"), "-o", str(out)]
+    digest = hashlib.sha256("\0".join([*compiler, *flags, _run([*compiler, "--version"]).stdout]).encode())
+    for source in sorted(folder.glob("qcc_k*.[ch]")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    cached = cache_folder() / f"kernels-{digest.hexdigest()[:32]}.o"
+    if cached.is_file():
+        shutil.copyfile(cached, out)
+        return shlex.join(command)
+    _checked(command)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as aside:
+            aside.write(out.read_bytes())
+        os.replace(aside.name, cached)
+    except OSError:
+        # A read-only home costs the next build some seconds, nothing else.
+        pass
+    return shlex.join(command)
 
 
 def compile_error(command: list[str], output: str) -> BuildError:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from xdsl.ir import Operation
 
-from qcc.backends.cpu.ctext import c_double, c_float, c_integer
+from qcc.backends.cpu.ctext import c_dim, c_double, c_float, c_integer
 from qcc.backends.cpu.lowering import Lowering, Refusal, dtype, write
 from qcc.backends.cpu.statements import Raw
-from qcc.backends.cpu.ctext import c_dim
 from qcc.backends.cpu.views import ONE, ZERO, Buffer, View, dense
 from qcc.ir.dims import Shape, product
 from qcc.ir.program import ConstantOp, DimOp, IotaOp, ReturnOp, StateOp, UpdateStateOp, WeightOp
@@ -56,7 +55,12 @@ def emit_dim(low: Lowering, op: DimOp) -> None:
     target = low.result(op.result)
     low.call(
         "iota",
-        {"y": write(target), "count": 1, "start": Raw(f"(double)({c_dim(op.dim.data)})", (op.dim.data,)), "dtype": dtype(target)},
+        {
+            "y": write(target),
+            "count": 1,
+            "start": Raw(f"(double)({c_dim(op.dim.data)})", (op.dim.data,)),
+            "dtype": dtype(target),
+        },
         ONE,
     )
 

@@ -222,9 +222,7 @@ def _static_of(low: Lowering, value: SSAValue) -> Pointer | None:
     return None
 
 
-def _finish(
-    low: Lowering, op: ContractOp, kernel: str, fields: dict[str, Value], m: Dim, n: int, macs: Dim
-) -> None:
+def _finish(low: Lowering, op: ContractOp, kernel: str, fields: dict[str, Value], m: Dim, n: int, macs: Dim) -> None:
     epilogue, value = absorb_epilogue(low, op.result, op.bias)
     target = low.result(value)
     low.call(

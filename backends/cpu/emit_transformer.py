@@ -139,7 +139,7 @@ def _angles(low: Lowering, value: SSAValue, source: View) -> View:
     four = view.expand((*[ONE] * (4 - rank), *view.shape))
     four = low.contiguous(four)
     wide = four.expand(source.shape) if four.shape[3] == source.shape[3] else None
-    if wide is None or wide.strides[1] != ZERO and source.shape[1] != ONE:
+    if wide is None or (wide.strides[1] != ZERO and source.shape[1] != ONE):
         raise Refusal("its angles differ from head to head", "apply it to one head at a time")
     return wide
 

@@ -10,8 +10,15 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from qcc.backends.cpu import emit_elementwise, emit_gather, emit_nn, emit_program, emit_quant, emit_shape
-from qcc.backends.cpu import emit_transformer
+from qcc.backends.cpu import (
+    emit_elementwise,
+    emit_gather,
+    emit_nn,
+    emit_program,
+    emit_quant,
+    emit_shape,
+    emit_transformer,
+)
 from qcc.backends.cpu.arena import ArenaPlan, Lifetime, nominal_symbols, plan_arena
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.render import Places, all_pointers
@@ -59,9 +66,7 @@ def lower(program: ProgramOp, store: WeightStore) -> Lowered:
     states = _states(program, constants)
     plan = plan_arena(lifetimes(schedule), nominal_symbols(program.symbol_ranges))
     used = [one.view for one in all_pointers(schedule)]
-    weights = dict.fromkeys(
-        [*(view.buffer for view in used if view.buffer.kind == "weight"), *states.values()]
-    )
+    weights = dict.fromkeys([*(view.buffer for view in used if view.buffer.kind == "weight"), *states.values()])
     numbers = dict.fromkeys((view.scalar, view.buffer.key) for view in used if view.buffer.kind == "constant")
     places = Places(
         plan,

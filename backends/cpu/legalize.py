@@ -56,5 +56,3 @@ def _legalize_program(program: ProgramOp) -> None:
             value = cast.result
         values.append(value)
     terminator.operands = values
-
-

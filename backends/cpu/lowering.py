@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from xdsl.ir import Operation, SSAValue
 
+from qcc.backends.cpu.ctext import C_DTYPES, C_TYPES
 from qcc.backends.cpu.inplace import Uses, live_operations
 from qcc.backends.cpu.statements import Array, Call, Check, Pointer, Raw, Schedule, Struct, Value
-from qcc.backends.cpu.ctext import C_DTYPES, C_TYPES
 from qcc.backends.cpu.views import ONE, ZERO, Buffer, Rows, View, as_rows, collapse, dense
 from qcc.backends.cpu.weights import Constants
 from qcc.errors import Problem, UnsupportedOp
@@ -73,7 +73,9 @@ class Lowering:
                     raise Refusal("has no kernel", "lower it to other operations first")
                 lower(self, op)
             except Refusal as refusal:
-                problems.append(Problem(f"{op.name} at {location_of(op) or show_results(op)}", refusal.what, refusal.fix))
+                problems.append(
+                    Problem(f"{op.name} at {location_of(op) or show_results(op)}", refusal.what, refusal.fix)
+                )
                 self._invent_results(op)
         if problems:
             raise UnsupportedOp(f"the CPU backend cannot take {len(problems)} operations", problems)
@@ -259,5 +261,3 @@ def show_types(op: Operation) -> str:
         kind = type_of(result)
         texts.append(f"{show(kind.shape)} {kind.qtype or kind.scalar}")
     return ", ".join(texts)
-
-

@@ -126,9 +126,7 @@ def _check(
     elif zeros.shape != scales.shape or zeros.dtype != np.uint8:
         faults.append(f"zero points {zeros.dtype} {zeros.shape}, expected uint8 {scales.shape}")
     with np.errstate(over="ignore"):
-        if scale_f16 and not np.array_equal(
-            scales.astype(np.float16).astype(np.float32), scales, equal_nan=True
-        ):
+        if scale_f16 and not np.array_equal(scales.astype(np.float16).astype(np.float32), scales, equal_nan=True):
             faults.append("a scale is not a float16 value; round the scales before quantizing with them")
     if faults:
         raise ShapeError("a weight cannot be packed", [Problem(where or "weight", fault) for fault in faults])

@@ -99,7 +99,7 @@ def c_call(call: Call, places: Places) -> list[str]:
     lines.append("    }")
     if call.status:
         where = c_string(call.status + " (" + call.comment + ")")
-        lines.append(f"    if (c->status) return fail(c->session, STATUS_INDEX, \"%s\", {where});")
+        lines.append(f'    if (c->status) return fail(c->session, STATUS_INDEX, "%s", {where});')
     return lines
 
 

@@ -202,7 +202,9 @@ class CpuProgram:
             else:
                 tensors.append(tensor.detach().contiguous())
         names = {port.name for port in self.interface.inputs}
-        problems += [Problem(f"input '{name}'", "is not an input of the program") for name in inputs if name not in names]
+        problems += [
+            Problem(f"input '{name}'", "is not an input of the program") for name in inputs if name not in names
+        ]
         if problems:
             raise ShapeError("the inputs do not fit the compiled program", problems)
         return tensors

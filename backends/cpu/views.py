@@ -71,9 +71,7 @@ class View:
 
     def permute(self, axes: Sequence[int]) -> View:
         """Return the view whose axis i is axis `axes[i]` of this one."""
-        return replace(
-            self, shape=tuple(self.shape[a] for a in axes), strides=tuple(self.strides[a] for a in axes)
-        )
+        return replace(self, shape=tuple(self.shape[a] for a in axes), strides=tuple(self.strides[a] for a in axes))
 
     def expand(self, shape: Shape) -> View:
         """Return the view broadcast to `shape` by numpy's rules."""

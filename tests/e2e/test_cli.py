@@ -16,6 +16,10 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from tiny import mlp  # noqa: E402
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}"}
 
 
@@ -124,8 +128,6 @@ def test_recipes_are_listed_and_printed() -> None:
 
 def test_a_missing_and_a_truncated_pt2(tmp_path: Path) -> None:
     refused(qcc("compile", tmp_path / "no.pt2", "-o", tmp_path / "o"), "no.pt2")
-    from tiny import mlp
-
     module, args, kwargs, shapes = mlp()
     good = tmp_path / "good.pt2"
     torch.export.save(torch.export.export(module, args, kwargs, dynamic_shapes=shapes), good)

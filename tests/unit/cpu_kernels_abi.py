@@ -18,16 +18,16 @@ TEMPLATES = HERE.parent.parent / "backends" / "cpu" / "templates"
 RANK = 6
 F32, F16, BF16, I64, I32, I8, U8, BOOL, F64 = range(9)
 UNARY = (
-    "copy neg abs sign square sqrt rsqrt reciprocal exp expm1 log log1p sin cos tanh erf sigmoid relu silu gelu "
-    "gelu_tanh leaky_relu elu softplus hard_sigmoid hard_swish clamp floor ceil round trunc add_scalar mul_scalar "
-    "pow_scalar not"
+    "copy neg abs sign square sqrt rsqrt reciprocal exp expm1 log log1p sin cos tanh erf sigmoid relu silu "
+    "gelu gelu_tanh leaky_relu elu softplus hard_sigmoid hard_swish clamp floor ceil round trunc add_scalar "
+    "mul_scalar pow_scalar not"
 ).split()
 BINARY = "add sub mul div pow min max mod floor_div and or xor eq ne lt le gt ge".split()
 REDUCE = "sum mean prod max min any all argmax argmin".split()
 DTYPES = {"float32": F32, "float16": F16, "int64": I64, "int32": I32, "int8": I8, "uint8": U8, "bool": BOOL}
 DTYPES["float64"] = F64
 
-P, L, I, F, D = c.c_void_p, c.c_int64, c.c_int32, c.c_float, c.c_double
+P, L, INT, F, D = c.c_void_p, c.c_int64, c.c_int32, c.c_float, c.c_double
 DIMS = L * RANK
 
 
@@ -37,26 +37,24 @@ def _struct(name: str, *fields: tuple[str, Any]) -> type[c.Structure]:
     return type(name, (c.Structure,), {"_fields_": flat})
 
 
-QWeight = _struct("QWeight", ("codes scales zeros", P), ("zero bits scale_f16", I), ("n k group", L))
-Epilogue = _struct("Epilogue", ("bias residual", P), ("residual_stride", L), ("activation", I))
-QRows = _struct("QRows", ("codes scales sums", P), ("group_scales", I))
-Shape = _struct("Shape", ("rank", I), ("shape", DIMS))
+QWeight = _struct("QWeight", ("codes scales zeros", P), ("zero bits scale_f16", INT), ("n k group", L))
+Epilogue = _struct("Epilogue", ("bias residual", P), ("residual_stride", L), ("activation", INT))
+QRows = _struct("QRows", ("codes scales sums", P), ("group_scales", INT))
+Shape = _struct("Shape", ("rank", INT), ("shape", DIMS))
 _CONV = (("x w bias y", P), ("batch in_channels out_channels groups in_h in_w out_h out_w", L))
 _WINDOW = ("kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w", L)
-Conv2d = _struct("Conv2d", *_CONV, _WINDOW, ("activation", I))
+Conv2d = _struct("Conv2d", *_CONV, _WINDOW, ("activation", INT))
 _XY = ("x_stride y_stride", DIMS)
 STRUCTS: dict[str, type[c.Structure]] = {
     "quantize": _struct(
         "Quantize",
         ("x", P),
         ("x_stride m k group", L),
-        ("qmax narrow", I),
+        ("qmax narrow", INT),
         ("static_scale", P),
         ("out", QRows),
     ),
-    "qlinear": _struct(
-        "QLinear", ("x", QRows), ("w", QWeight), ("y", P), ("y_stride m", L), ("epilogue", Epilogue)
-    ),
+    "qlinear": _struct("QLinear", ("x", QRows), ("w", QWeight), ("y", P), ("y_stride m", L), ("epilogue", Epilogue)),
     "wlinear": _struct(
         "WLinear",
         ("x", P),
@@ -66,9 +64,7 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("y_stride m", L),
         ("epilogue", Epilogue),
     ),
-    "linear": _struct(
-        "Linear", ("x", P), ("x_stride", L), ("w y", P), ("y_stride m n k", L), ("epilogue", Epilogue)
-    ),
+    "linear": _struct("Linear", ("x", P), ("x_stride", L), ("w y", P), ("y_stride m n k", L), ("epilogue", Epilogue)),
     "matmul": _struct(
         "MatMul",
         ("a b c", P),
@@ -79,7 +75,7 @@ STRUCTS: dict[str, type[c.Structure]] = {
     "attention": _struct(
         "Attention",
         ("q k v out mask", P),
-        ("mask_is_bool causal", I),
+        ("mask_is_bool causal", INT),
         ("causal_offset batch heads kv_heads queries keys dim v_dim", L),
         ("q_stride k_stride v_stride out_stride", L * 3),
         ("mask_stride", L * 4),
@@ -93,52 +89,50 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("batch channels in_h in_w out_h out_w", L),
         _WINDOW,
         ("pad_bottom pad_right", L),
-        ("average count_pad", I),
+        ("average count_pad", INT),
     ),
-    "norm": _struct("Norm", ("x gamma beta y", P), ("x_stride y_stride rows k", L), ("eps", F), ("kind", I)),
+    "norm": _struct("Norm", ("x gamma beta y", P), ("x_stride y_stride rows k", L), ("eps", F), ("kind", INT)),
     "channel_affine": _struct("ChannelAffine", ("x scale shift y", P), ("rows channels k", L)),
-    "softmax": _struct("Softmax", ("x y", P), ("x_stride y_stride rows k", L), ("log", I)),
+    "softmax": _struct("Softmax", ("x y", P), ("x_stride y_stride rows k", L), ("log", INT)),
     "rope": _struct(
         "Rope",
         ("x cos sin y", P),
         ("batch heads positions dim rotary_dim", L),
         ("x_stride y_stride", L * 3),
         ("table_stride", L * 2),
-        ("interleaved half_table", I),
+        ("interleaved half_table", INT),
     ),
     "embedding": _struct(
-        "Embedding", ("ids table qtable y", P), ("count rows k", L), ("table_dtype", I), ("status", P)
+        "Embedding", ("ids table qtable y", P), ("count rows k", L), ("table_dtype", INT), ("status", P)
     ),
-    "unary": _struct("Unary", ("x y", P), ("shape", Shape), _XY, ("op dtype", I), ("p0 p1", D)),
+    "unary": _struct("Unary", ("x y", P), ("shape", Shape), _XY, ("op dtype", INT), ("p0 p1", D)),
     "binary": _struct(
-        "Binary", ("a b y", P), ("shape", Shape), ("a_stride b_stride y_stride", DIMS), ("op dtype", I)
+        "Binary", ("a b y", P), ("shape", Shape), ("a_stride b_stride y_stride", DIMS), ("op dtype", INT)
     ),
     "where": _struct(
         "Where",
         ("condition a b y", P),
         ("shape", Shape),
         ("condition_stride a_stride b_stride y_stride", DIMS),
-        ("element_size", I),
+        ("element_size", INT),
     ),
-    "cast": _struct("Cast", ("x y", P), ("shape", Shape), _XY, ("x_dtype y_dtype", I)),
-    "copy": _struct("Copy", ("x y", P), ("shape", Shape), _XY, ("element_size", I)),
-    "reduce": _struct(
-        "Reduce", ("x y", P), ("shape", Shape), _XY, ("length axis_stride", L), ("op dtype", I)
-    ),
+    "cast": _struct("Cast", ("x y", P), ("shape", Shape), _XY, ("x_dtype y_dtype", INT)),
+    "copy": _struct("Copy", ("x y", P), ("shape", Shape), _XY, ("element_size", INT)),
+    "reduce": _struct("Reduce", ("x y", P), ("shape", Shape), _XY, ("length axis_stride", L), ("op dtype", INT)),
     "cumsum": _struct(
-        "Cumsum", ("x y", P), ("shape", Shape), _XY, ("length x_axis_stride y_axis_stride", L), ("dtype", I)
+        "Cumsum", ("x y", P), ("shape", Shape), _XY, ("length x_axis_stride y_axis_stride", L), ("dtype", INT)
     ),
-    "iota": _struct("Iota", ("y", P), ("count", L), ("start step", D), ("dtype", I)),
+    "iota": _struct("Iota", ("y", P), ("count", L), ("start step", D), ("dtype", INT)),
     "index": _struct(
         "Index",
         ("x y", P),
         ("shape", Shape),
         _XY,
-        ("indices", I),
+        ("indices", INT),
         ("index", P * 4),
         ("index_stride", DIMS * 4),
         ("axis_size axis_stride", L * 4),
-        ("element_size write", I),
+        ("element_size write", INT),
         ("status", P),
     ),
     "gather": _struct(
@@ -146,15 +140,20 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("x index y", P),
         ("shape", Shape),
         ("x_stride index_stride y_stride", DIMS),
-        ("axis element_size", I),
+        ("axis element_size", INT),
         ("axis_size", L),
         ("status", P),
     ),
 }
 
 
-def build(folder: Path, *flags: str) -> c.CDLL:
+FLAGS_VARIABLE = "QCC_TEST_CFLAGS"
+"""Environment variable with further compiler flags, for the run under sanitizers."""
+
+
+def build(folder: Path) -> c.CDLL:
     """Compile the kernels with the tests' entry points into a shared library."""
+    flags = os.environ.get(FLAGS_VARIABLE, "").split()
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     assert compiler, "the kernel tests need a C compiler"
     library = folder / "libkernels.so"
@@ -201,7 +200,7 @@ class Kernels:
         assert lib.t_isa().decode() == isa
         self.isa = isa
 
-    def run(self, op: str, pieces: int = 1, **fields: Any) -> int:
+    def run(self, op: str, pieces: int = 1, /, **fields: Any) -> int:
         """Run `op` with numpy arrays for pointers, tuples for C arrays, structs as they are."""
         os.environ["QCC_ISA"] = self.isa
         return getattr(self.lib, f"t_{op}")(c.byref(fill(STRUCTS[op], **fields)), pieces)

@@ -13,17 +13,6 @@ from tests.unit import cpu_kernels_abi as abi
 F32 = np.float32
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory):
-    return abi.build(tmp_path_factory.mktemp("kernels"))
-
-
-@pytest.fixture(params=abi.isas())
-def kernels(library, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("QCC_ISA", "")
-    return abi.Kernels(library, request.param)
-
-
 def draw(seed, *dims):
     return np.random.default_rng(seed).standard_normal(dims).astype(F32)
 
@@ -39,9 +28,7 @@ def close(actual, expected, tolerance=1e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * max(scale, 1e-30))
 
 
-@pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 1, 1), (1, 100, 65), (13, 33, 7), (200, 48, 64), (5, 16, 0), (0, 8, 8)]
-)
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (1, 100, 65), (13, 33, 7), (200, 48, 64), (5, 16, 0), (0, 8, 8)])
 def test_linear(kernels, m, n, k):
     x, w, bias, residual = draw(1, m, k + 3)[:, :k], draw(2, n, k), draw(3, n), draw(4, m, n)
     y = np.full((m, n), 7, F32)
@@ -72,10 +59,25 @@ def test_matmul_broadcasts_batches_and_takes_any_strides(kernels, m, n, k, trans
     out = np.full((2, 3, m, n), 7, F32)
     sa, sb = abi.strides(a, (2, 3, m, k)), abi.strides(b, (2, 3, k, n))
     kernels.run(
-        "matmul", 4, a=a, b=b, c=out, batch=(1, 1, 2, 3), a_batch_stride=(0, 0, *sa[:2]), b_batch_stride=(0, 0, *sb[:2]),
-        c_batch_stride=(0, 0, *abi.strides(out)[:2]), m=m, n=n, k=k, a_stride_m=sa[2], a_stride_k=sa[3],
-        b_stride_k=sb[2], b_stride_n=sb[3], c_stride_m=n, alpha=0.5,
-    )  # fmt: skip
+        "matmul",
+        4,
+        a=a,
+        b=b,
+        c=out,
+        batch=(1, 1, 2, 3),
+        a_batch_stride=(0, 0, *sa[:2]),
+        b_batch_stride=(0, 0, *sb[:2]),
+        c_batch_stride=(0, 0, *abi.strides(out)[:2]),
+        m=m,
+        n=n,
+        k=k,
+        a_stride_m=sa[2],
+        a_stride_k=sa[3],
+        b_stride_k=sb[2],
+        b_stride_n=sb[3],
+        c_stride_m=n,
+        alpha=0.5,
+    )
     close(out, 0.5 * (double(a.copy()) @ double(b.copy())))
 
 
@@ -85,12 +87,30 @@ def attend(kernels, q, k, v, *, mask=None, causal=None, scale=0.3):
     out = np.full((batch, queries, heads, v.shape[3]), 7, F32).swapaxes(1, 2)
     full = (batch, heads, queries, k.shape[2])
     kernels.run(
-        "attention", 3, q=q, k=k, v=v, out=out, mask=mask, mask_is_bool=int(mask is not None and mask.dtype == bool),
-        causal=int(causal is not None), causal_offset=causal or 0, batch=batch, heads=heads, kv_heads=k.shape[1],
-        queries=queries, keys=k.shape[2], dim=dim, v_dim=v.shape[3], q_stride=abi.strides(q)[:3],
-        k_stride=abi.strides(k)[:3], v_stride=abi.strides(v)[:3], out_stride=abi.strides(out)[:3],
-        mask_stride=(0, 0, 0, 0) if mask is None else abi.strides(mask, full), scale=scale,
-    )  # fmt: skip
+        "attention",
+        3,
+        q=q,
+        k=k,
+        v=v,
+        out=out,
+        mask=mask,
+        mask_is_bool=int(mask is not None and mask.dtype == bool),
+        causal=int(causal is not None),
+        causal_offset=causal or 0,
+        batch=batch,
+        heads=heads,
+        kv_heads=k.shape[1],
+        queries=queries,
+        keys=k.shape[2],
+        dim=dim,
+        v_dim=v.shape[3],
+        q_stride=abi.strides(q)[:3],
+        k_stride=abi.strides(k)[:3],
+        v_stride=abi.strides(v)[:3],
+        out_stride=abi.strides(out)[:3],
+        mask_stride=(0, 0, 0, 0) if mask is None else abi.strides(mask, full),
+        scale=scale,
+    )
     return out
 
 
@@ -102,9 +122,7 @@ def sdpa(q, k, v, mask=None, scale=0.3):
     return F.scaled_dot_product_attention(double(q.copy()), k, v, attn_mask=mask, scale=scale)
 
 
-@pytest.mark.parametrize(
-    ("queries", "keys"), [(1, 1), (1, 67), (5, 40), (8, 33), (128, 128), (150, 150), (13, 200)]
-)
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 67), (5, 40), (8, 33), (128, 128), (150, 150), (13, 200)])
 @pytest.mark.parametrize(("dim", "v_dim"), [(32, 32), (64, 80), (7, 3), (40, 48)])
 def test_attention(kernels, queries, keys, dim, v_dim):
     q, k, v = (
@@ -156,9 +174,13 @@ def conv_fields(case, out):
     pairs = {"in": size, "out": out.shape[2:], "kernel": kernel, "stride": stride, "dilation": dilation}
     fields = {f"{name}_{axis}": pair[i] for name, pair in pairs.items() for i, axis in enumerate("hw")}
     return fields | {
-        "pad_top": pad[0], "pad_left": pad[1], "batch": 2,
-        "in_channels": inputs, "out_channels": outputs, "groups": groups,
-    }  # fmt: skip
+        "pad_top": pad[0],
+        "pad_left": pad[1],
+        "batch": 2,
+        "in_channels": inputs,
+        "out_channels": outputs,
+        "groups": groups,
+    }
 
 
 @pytest.mark.parametrize("case", CONVS)
@@ -195,11 +217,29 @@ def test_pool2d(kernels, average, count_pad, kernel, stride, pad):
             expected = F.max_pool2d(double(x), kernel, stride, pad, 1, ceil)
         y = np.full(expected.shape, 7, F32)
         kernels.run(
-            "pool2d", 2, x=x, y=y, batch=2, channels=3, in_h=13, in_w=9, out_h=y.shape[2], out_w=y.shape[3],
-            kernel_h=kernel[0], kernel_w=kernel[1], stride_h=stride[0], stride_w=stride[1], pad_top=pad[0],
-            pad_left=pad[1], pad_bottom=pad[0], pad_right=pad[1], dilation_h=1, dilation_w=1, average=int(average),
+            "pool2d",
+            2,
+            x=x,
+            y=y,
+            batch=2,
+            channels=3,
+            in_h=13,
+            in_w=9,
+            out_h=y.shape[2],
+            out_w=y.shape[3],
+            kernel_h=kernel[0],
+            kernel_w=kernel[1],
+            stride_h=stride[0],
+            stride_w=stride[1],
+            pad_top=pad[0],
+            pad_left=pad[1],
+            pad_bottom=pad[0],
+            pad_right=pad[1],
+            dilation_h=1,
+            dilation_w=1,
+            average=int(average),
             count_pad=int(count_pad),
-        )  # fmt: skip
+        )
         close(y, expected)
 
 
@@ -210,8 +250,10 @@ def test_norms_match_torch_in_place_and_out(kernels, k):
     wide, mean = double(x), (double(x) ** 2).mean(1, keepdim=True)
     rms = wide / (mean + 1e-5).sqrt()
     expected = [
-        F.layer_norm(wide, (k,), double(gamma), double(beta), 1e-5), rms * double(gamma), rms * (1 + double(gamma)),
-    ]  # fmt: skip
+        F.layer_norm(wide, (k,), double(gamma), double(beta), 1e-5),
+        rms * double(gamma),
+        rms * (1 + double(gamma)),
+    ]
     for kind, wanted in enumerate(expected):
         y = x.copy()
         fields = {"x_stride": k, "y_stride": k, "rows": 6, "k": k, "eps": 1e-5, "kind": kind}
@@ -246,10 +288,23 @@ def test_rope(kernels, interleaved, half, rotary):
     cos, sin = np.cos(table), np.sin(table)
     y = np.full((2, 3, 5, 12), 7, F32)
     kernels.run(
-        "rope", 3, x=x, cos=cos, sin=sin, y=y, batch=2, heads=3, positions=5, dim=12, rotary_dim=rotary,
-        x_stride=abi.strides(x)[:3], y_stride=abi.strides(y)[:3], table_stride=abi.strides(cos)[:2],
-        interleaved=interleaved, half_table=half,
-    )  # fmt: skip
+        "rope",
+        3,
+        x=x,
+        cos=cos,
+        sin=sin,
+        y=y,
+        batch=2,
+        heads=3,
+        positions=5,
+        dim=12,
+        rotary_dim=rotary,
+        x_stride=abi.strides(x)[:3],
+        y_stride=abi.strides(y)[:3],
+        table_stride=abi.strides(cos)[:2],
+        interleaved=interleaved,
+        half_table=half,
+    )
     rot = x[..., :rotary].astype(np.float64)
     pairs = rot.reshape(2, 3, 5, -1, 2) if interleaved else np.stack(np.split(rot, 2, axis=3), 4)
     turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angle[:, None])

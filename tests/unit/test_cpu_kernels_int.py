@@ -13,17 +13,6 @@ from tests.unit import cpu_kernels_abi as abi
 F32 = np.float32
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory):
-    return abi.build(tmp_path_factory.mktemp("kernels"))
-
-
-@pytest.fixture(params=abi.isas())
-def kernels(library, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("QCC_ISA", "")
-    return abi.Kernels(library, request.param)
-
-
 def groups_of(k: int, group: int) -> list[slice]:
     return [slice(start, min(k, start + group)) for start in range(0, k, group)]
 
@@ -56,17 +45,24 @@ def quantize(kernels, x, group, *, group_scales, qmax=127, narrow=True, static=N
     }
     out = abi.fill(abi.QRows, **rows, group_scales=int(group_scales))
     kernels.run(
-        "quantize", pieces, x=x, x_stride=x.strides[0] // 4, m=m, k=k, group=group, qmax=qmax, narrow=int(narrow),
-        static_scale=None if static is None else np.array([static], F32), out=out,
-    )  # fmt: skip
+        "quantize",
+        pieces,
+        x=x,
+        x_stride=x.strides[0] // 4,
+        m=m,
+        k=k,
+        group=group,
+        qmax=qmax,
+        narrow=int(narrow),
+        static_scale=None if static is None else np.array([static], F32),
+        out=out,
+    )
     return rows, out
 
 
 def unpad(codes, k, group):
     step = -(-group // 32) * 32
-    keep = np.concatenate(
-        [np.arange(part.stop - part.start) + i * step for i, part in enumerate(groups_of(k, group))]
-    )
+    keep = np.concatenate([np.arange(part.stop - part.start) + i * step for i, part in enumerate(groups_of(k, group))])
     assert not np.delete(codes, keep, axis=1).any()
     return codes[:, keep]
 
@@ -86,9 +82,7 @@ def hard_rows(rng, m, k):
 
 
 @pytest.mark.parametrize("group_scales", [False, True])
-@pytest.mark.parametrize(
-    ("k", "group"), [(384, 32), (96, 96), (77, 32), (65, 48), (31, 8), (1, 1), (200, 128)]
-)
+@pytest.mark.parametrize(("k", "group"), [(384, 32), (96, 96), (77, 32), (65, 48), (31, 8), (1, 1), (200, 128)])
 def test_quantize_is_bit_identical_to_numpy(kernels, k, group, group_scales):
     x = hard_rows(np.random.default_rng(k), 11, k)
     for qmax, narrow in ((127, True), (127, False), (7, True), (1, False)):
@@ -139,9 +133,7 @@ def random_weight(rng, n, k, bits, group, *, constant_zero, scale_f16):
 
 
 def check_qlinear(kernels, rng, m, n, k, bits, group, *, group_scales, constant_zero, scale_f16, pieces=1):
-    wq, sw, zeros, packed = random_weight(
-        rng, n, k, bits, group, constant_zero=constant_zero, scale_f16=scale_f16
-    )
+    wq, sw, zeros, packed = random_weight(rng, n, k, bits, group, constant_zero=constant_zero, scale_f16=scale_f16)
     x = rng.standard_normal((m, k)).astype(F32)
     x[0] = -np.abs(x[0]).max()
     rows, struct = quantize(kernels, x, group, group_scales=group_scales, narrow=False)
@@ -149,12 +141,8 @@ def check_qlinear(kernels, rng, m, n, k, bits, group, *, group_scales, constant_
     bias = rng.standard_normal(n).astype(F32)
     y = np.full((m, n), 7, F32)
     placed = kernels.place(packed)
-    kernels.run(
-        "qlinear", pieces, x=struct, w=placed.struct, y=y, y_stride=n, m=m, epilogue=abi.epilogue(bias)
-    )
-    expected = qlinear_reference(
-        codes, rows["scales"], rows["sums"], group_scales, wq, zeros, sw, group, bias
-    )
+    kernels.run("qlinear", pieces, x=struct, w=placed.struct, y=y, y_stride=n, m=m, epilogue=abi.epilogue(bias))
+    expected = qlinear_reference(codes, rows["scales"], rows["sums"], group_scales, wq, zeros, sw, group, bias)
     np.testing.assert_array_equal(y, expected)
 
 
@@ -165,9 +153,18 @@ def test_qlinear_is_exact(kernels, bits, group):
     shapes = [(1, 17, 200), (4, 33, 96), (5, 1, 31), (29, 50, 257), (3, 16, 64)]
     for i, (m, n, k) in enumerate(shapes):
         check_qlinear(
-            kernels, rng, m, n, k, bits, min(group, k) or k,
-            group_scales=i % 2 == 0, constant_zero=(i + bits) % 2 == 0, scale_f16=i % 3 == 0, pieces=1 + i % 3,
-        )  # fmt: skip
+            kernels,
+            rng,
+            m,
+            n,
+            k,
+            bits,
+            min(group, k) or k,
+            group_scales=i % 2 == 0,
+            constant_zero=(i + bits) % 2 == 0,
+            scale_f16=i % 3 == 0,
+            pieces=1 + i % 3,
+        )
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 6, 12, 13, 24, 193, 400])
@@ -175,9 +172,18 @@ def test_qlinear_is_exact_for_every_number_of_rows(kernels, m):
     rng = np.random.default_rng(m)
     for bits, group in ((8, 64), (4, 32)):
         check_qlinear(
-            kernels, rng, m, 40, 64, bits, group,
-            group_scales=False, constant_zero=True, scale_f16=False, pieces=2,
-        )  # fmt: skip
+            kernels,
+            rng,
+            m,
+            40,
+            64,
+            bits,
+            group,
+            group_scales=False,
+            constant_zero=True,
+            scale_f16=False,
+            pieces=2,
+        )
 
 
 def test_qlinear_at_the_int32_bound(kernels):
@@ -204,9 +210,7 @@ def test_non_finite_rows_become_nan_and_others_do_not(kernels):
     rng = np.random.default_rng(5)
     x = rng.standard_normal((6, 64)).astype(F32)
     x[1, 3], x[4, 60] = np.nan, np.inf
-    packed = pack.pack_weights(
-        rng.integers(0, 16, (20, 64)).astype(np.uint8), 4, 32, np.ones((20, 2), F32), 8
-    )
+    packed = pack.pack_weights(rng.integers(0, 16, (20, 64)).astype(np.uint8), 4, 32, np.ones((20, 2), F32), 8)
     for group_scales in (False, True):
         _, struct = quantize(kernels, x, 32, group_scales=group_scales)
         y = np.empty((6, 20), F32)
@@ -219,9 +223,7 @@ def test_non_finite_rows_become_nan_and_others_do_not(kernels):
 def test_epilogue_adds_bias_then_activates_then_adds_the_residual(kernels):
     rng = np.random.default_rng(6)
     x = rng.standard_normal((7, 64)).astype(F32)
-    packed = pack.pack_weights(
-        rng.integers(0, 256, (37, 64)).astype(np.uint8), 8, 64, np.full((37, 1), 0.01, F32), 128
-    )
+    packed = pack.pack_weights(rng.integers(0, 256, (37, 64)).astype(np.uint8), 8, 64, np.full((37, 1), 0.01, F32), 128)
     placed = kernels.place(packed)
     _, struct = quantize(kernels, x, 64, group_scales=False)
     bias, residual = rng.standard_normal(37).astype(F32), rng.standard_normal((7, 37)).astype(F32)
@@ -237,9 +239,7 @@ def test_epilogue_adds_bias_then_activates_then_adds_the_residual(kernels):
 @pytest.mark.parametrize(("k", "group"), [(300, 32), (520, 48), (77, 77), (256, 128)])
 def test_weight_only_linear_and_embedding_decode_the_packed_codes(kernels, bits, k, group):
     rng = np.random.default_rng(bits + k)
-    wq, sw, zeros, packed = random_weight(
-        rng, 35, k, bits, group, constant_zero=bits == 3, scale_f16=bits == 4
-    )
+    wq, sw, zeros, packed = random_weight(rng, 35, k, bits, group, constant_zero=bits == 3, scale_f16=bits == 4)
     placed = kernels.place(packed)
     z = np.broadcast_to(np.asarray(zeros), sw.shape).astype(np.float64)
     per_k = np.repeat(np.arange(sw.shape[1]), group)[:k]
@@ -276,21 +276,19 @@ def test_packing_refuses_what_the_kernels_cannot_hold():
         pack.pack_weights(codes, 4, 4, scales * F32(1.0001), 8, scale_f16=True)
     with pytest.raises(ShapeError, match="uint8"):
         pack.pack_weights(codes.astype(np.int64), 4, 4, scales, 8)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ShapeError, match="outside 0..255"):
+    with pytest.raises(ShapeError, match=r"outside 0\.\.255"):
         pack.pack_weights(codes, 4, 4, scales, 256)
     with pytest.raises(ShapeError, match="int32"):
         pack.pack_weights(codes, 4, 0, scales, 8)
 
 
 def test_packed_size_counts_every_byte():
-    packed = pack.pack_weights(
-        np.zeros((32, 64), np.uint8), 3, 32, np.ones((32, 2), F32), np.zeros((32, 2), np.uint8)
-    )
+    packed = pack.pack_weights(np.zeros((32, 64), np.uint8), 3, 32, np.ones((32, 2), F32), np.zeros((32, 2), np.uint8))
     assert len(packed.blob) == 32 * 64 * 3 // 8 + 32 * 2 * 4 + 32 * 2
     assert (packed.codes_offset, packed.scales_offset, packed.zeros_offset) == (0, 768, 1024)
 
 
-def test_the_environment_cannot_select_what_is_unknown(library, monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_cannot_select_what_is_unknown(kernel_library, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("QCC_ISA", "quantum")
-    assert library.t_isa().decode() == abi.isas()[-1]
+    assert kernel_library.t_isa().decode() == abi.isas()[-1]
     assert Path(abi.TEMPLATES, "qcc_kernels.h").exists()
