@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -83,7 +83,7 @@ def _export(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep torch from logging tracebacks that the raised error repeats."""
     logger = logging.getLogger("torch.export")
     before = logger.disabled
