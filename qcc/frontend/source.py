@@ -103,6 +103,13 @@ def _load_pt2(path: Path) -> ExportedProgram:
             fix="save it again with torch.export.save, or copy it whole",
         )
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})", fix="save or copy it again") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: '{damaged}' in it is damaged (checksum)", fix="save or copy it again")
+    try:
         with _quiet():
             return _load_with_known_classes(path)
     except Exception as error:  # the reader of archives raises errors of many kinds on damaged data

@@ -45,7 +45,17 @@ def inputs(lead: int, *tails: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(made)
 
 
-def check(function: Callable[..., Any], *tails: tuple[Any, ...], dynamic: bool = True, exact: bool = False) -> None:
+# twice the spacing of each type's numbers near one, or what a few roundings amount to
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def check(
+    function: Callable[..., Any],
+    *tails: tuple[Any, ...],
+    dynamic: bool = True,
+    exact: bool = False,
+    tolerance: float | None = None,
+) -> None:
     """Compare a function of tensors [n, *tail] with torch's result, for n of 5 (traced), 1 and 8."""
     example = inputs(5, *tails)
     shapes = (tuple({0: Dim.DYNAMIC} for _ in tails),) if dynamic else None
@@ -63,8 +73,9 @@ def check(function: Callable[..., Any], *tails: tuple[Any, ...], dynamic: bool =
             for mine, theirs in zip(found, wanted, strict=True):
                 assert mine.dtype == theirs.dtype
                 assert mine.shape == theirs.shape
-                tolerance = 0.0 if exact else 1e-10 if theirs.dtype == torch.float64 else 1e-5
-                torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance, equal_nan=True)
+                allowed = TOLERANCE.get(theirs.dtype, 0.0) if tolerance is None else tolerance
+                bound = 0.0 if exact else allowed
+                torch.testing.assert_close(mine, theirs, rtol=bound, atol=bound, equal_nan=True)
 
 
 ONE = [(3,)]
