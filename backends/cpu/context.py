@@ -28,7 +28,7 @@ def names_of(name: str) -> dict[str, str]:
     return {"p": prefix, "P": prefix.upper(), "title": c_comment(name), "pad": " " * len(prefix)}
 
 
-def model_context(lowered: Lowered, name: str, written: WeightsFile, version: str) -> dict[str, Any]:
+def model_context(lowered: Lowered, name: str, written: WeightsFile) -> dict[str, Any]:
     """Return everything that the templates of model.c and model.h print."""
     program, schedule, places = lowered.program, lowered.schedule, lowered.places
     kernels = {call.kernel: call.scratch for call in schedule.calls}
@@ -37,7 +37,6 @@ def model_context(lowered: Lowered, name: str, written: WeightsFile, version: st
         **port_context(program),
         **shape_context(program),
         **slot_context(places.plan, program),
-        "version": version,
         "weights": written,
         "sections": [
             {"index": index, "offset": written.offsets[buffer], "name": c_comment(buffer.key)}

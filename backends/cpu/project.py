@@ -7,7 +7,6 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-import qcc
 from qcc.backends.base import Golden
 from qcc.backends.cpu.context import model_context, names_of
 from qcc.backends.cpu.emitter import Lowered, lower, render, template_folder
@@ -47,7 +46,7 @@ def write_project(
     folder.mkdir(parents=True, exist_ok=True)
     names = names_of(name)
     written = write_weights(folder / WEIGHTS, lowered.weights, lowered.constants, str(module))
-    context = model_context(lowered, name, written, qcc.__version__)
+    context = model_context(lowered, name, written)
     prefix = names["p"]
     texts = {
         f"{prefix}.c": "model.c.j2",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from qcc.ir.dims import Dim, Shape, product
@@ -143,7 +144,7 @@ def _merge(shape: Shape, strides: Shape) -> Dim | None:
     axes = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size != ONE]
     if not axes:
         return ONE
-    for (_, outer), (size, inner) in zip(axes, axes[1:], strict=False):
+    for (_, outer), (size, inner) in pairwise(axes):
         if outer != size * inner:
             return None
     return axes[-1][1]
