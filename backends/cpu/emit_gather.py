@@ -56,7 +56,8 @@ def _index(low: Lowering, x: View, axis: int, indices: list[SSAValue], y: View, 
     walked = replace(x, shape=y.shape, strides=strides)
     walked, moved, *places = low.collapsed([walked, y, *spread])
     fields = {
-        "x": write(walked, "void") if writes else read(walked, "void"),
+        # one kernel reads and writes, so its struct holds a plain pointer either way
+        "x": write(walked, "void"),
         "y": read(moved, "void") if writes else write(moved, "void"),
         **nd_fields({"x_stride": walked, "y_stride": moved}),
         "indices": len(indices),
