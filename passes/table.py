@@ -31,6 +31,12 @@ def _fold_constants() -> type[ModulePass]:
     return FoldConstants
 
 
+def _lower_conv() -> type[ModulePass]:
+    from qcc.passes.lower_conv import LowerConv
+
+    return LowerConv
+
+
 def _raise_activation() -> type[ModulePass]:
     from qcc.passes.raise_activation import RaiseActivation
 
@@ -72,6 +78,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "assign-formats": _assign_formats,
     "canonicalize": _canonicalize,
     "fold-constants": _fold_constants,
+    "lower-conv": _lower_conv,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,
