@@ -5,17 +5,16 @@
     embedding(t, ids)   ->  embedding(quantize(t) : E, ids)
 
 Nothing about the function changes but the rounding that the formats name, so there is no legality condition beyond
-shape: a group must divide the reduction axis. Inputs read by several layers are quantized once per format. A table
-tied to a linear layer takes the layer's format, so that tied weights stay tied.
+shape: a group must divide the reduction axis. Convolutions come as linear layers over their windows (`lower-conv`),
+where a scale per token is a scale per output position. Inputs read by several layers are quantized once per format. A
+table tied to a linear layer takes the layer's format, so that tied weights stay tied.
 
 A layer left in float carries the attribute `left_in_float` with the reason.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from xdsl.context import Context
@@ -31,11 +30,11 @@ from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
+from qcc.passes.layer_schemes import LAYER, LEFT_IN_FLOAT, LayerScheme, matches, misfits, row_overrides, scheme_of
 from qcc.recipes.load import load_recipe
-from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
+from qcc.recipes.model import Recipe
 
-LEFT_IN_FLOAT = "left_in_float"
-LAYER = "layer"
+_NOT_LOWERED = "the convolution is not lowered to a contraction: run lower-conv first"
 
 
 @dataclass(frozen=True)
@@ -55,37 +54,20 @@ class AssignFormats(ModulePass):
         recipe = load_recipe(self.recipe)
         _refuse_unavailable(recipe)
         layers = [one for one in op.walk() if isinstance(one, LinearOp | ConvOp)]
-        names = [layer_name(one) for one in layers]
-        plans = [_plan(recipe, one, name) for one, name in zip(layers, names, strict=True)]
-        problems = _unused_overrides(recipe, names)
-        for layer, name, plan in zip(layers, names, plans, strict=True):
-            problems.extend(_misfits(layer, name, plan))
-        if problems:
-            raise RecipeError(f"the recipe does not fit {len(problems)} places of the model", problems)
+        schemes = [scheme_of(recipe, one) for one in layers]
+        linear: list[tuple[LinearOp, LayerScheme]] = []
+        for layer, scheme in zip(layers, schemes, strict=True):
+            if isinstance(layer, LinearOp) and not scheme.reason:
+                linear.append((layer, scheme))
+            else:
+                layer.attributes[LEFT_IN_FLOAT] = StringAttr(scheme.reason or _NOT_LOWERED)
+                layer.attributes[LAYER] = StringAttr(scheme.name)
+        _refuse_misfits(recipe, [one.name for one in schemes], linear)
         quantizer = _Quantizer()
-        for layer, name, plan in zip(layers, names, plans, strict=True):
-            if plan.reason:
-                layer.attributes[LEFT_IN_FLOAT] = StringAttr(plan.reason)
-                layer.attributes[LAYER] = StringAttr(name)
-            elif isinstance(layer, LinearOp):
-                quantizer.rewrite_linear(layer, name, plan)
+        for layer, scheme in linear:
+            quantizer.rewrite_linear(layer, scheme)
         for table in [one for one in op.walk() if isinstance(one, EmbeddingOp)]:
             quantizer.rewrite_embedding(table, recipe)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    weights: WeightScheme
-    activations: ActivationScheme
-    reason: str = ""
-
-
-def layer_name(op: Operation) -> str:
-    """Return the name of a layer: its weight's name without `.weight`, else its place in the model."""
-    weight = op.operands[1].owner
-    if isinstance(weight, WeightOp):
-        return weight.key.data.removesuffix(".weight")
-    return location_of(op) or op.name
 
 
 def _refuse_unavailable(recipe: Recipe) -> None:
@@ -97,11 +79,12 @@ def _refuse_unavailable(recipe: Recipe) -> None:
         problems.append(Problem("outliers", "are not available in this version of qcc", "set fraction: 0"))
     if not recipe.kv_cache.is_float:
         problems.append(Problem("kv_cache", "cannot be quantized in this version of qcc", "set format: f32"))
-    schemes = [("weights", recipe.weights), *((one.match, one.weights) for one in recipe.overrides if one.weights)]
+    schemes = [("weights", recipe.weights)]
+    schemes += [(one.match, one.weights) for one in recipe.overrides if one.weights is not None]
     problems += [
         Problem(f"{where}: solver {scheme.solver}", "is not available in this version of qcc", "set solver: rtn")
         for where, scheme in schemes
-        if scheme is not None and scheme.solver != "rtn"
+        if scheme.solver != "rtn"
     ]
     static = [recipe.activations, *(one.activations for one in recipe.overrides if one.activations)]
     if any(not one.is_float and one.when == "static" for one in static):
@@ -112,52 +95,19 @@ def _refuse_unavailable(recipe: Recipe) -> None:
         raise RecipeError("the recipe asks for what this version cannot do", problems)
 
 
-def matches(override: Override, name: str) -> bool:
-    """Say whether an override means the layer: by regular expression after `re:`, pattern, or name."""
-    pattern = override.match
-    if pattern.startswith("re:"):
-        return re.search(pattern[3:], name) is not None
-    return fnmatchcase(name, pattern) or name.endswith("." + pattern)
-
-
-def _plan(recipe: Recipe, layer: Operation, name: str) -> _Plan:
-    weights, activations = recipe.weights, recipe.activations
-    for override in recipe.overrides:
-        if matches(override, name):
-            weights = override.weights or weights
-            activations = override.activations or activations
-    reason = ""
-    if weights.is_float:
-        reason = "the recipe keeps its weights in float"
-    elif isinstance(layer, ConvOp):
-        reason = "convolutions have no integer kernel yet"
-    elif not isinstance(layer.operands[1].owner, WeightOp):
-        reason = "its weight is computed at run time"
-    return _Plan(weights, activations, reason)
-
-
-def _unused_overrides(recipe: Recipe, names: list[str]) -> list[Problem]:
-    return [
+def _refuse_misfits(recipe: Recipe, names: list[str], linear: list[tuple[LinearOp, LayerScheme]]) -> None:
+    problems = [
         Problem(f"overrides: {one.match}", "matches no layer", f"layers are named like '{names[0]}'" if names else "")
         for one in recipe.overrides
         if not any(matches(one, name) for name in names)
     ]
-
-
-def _misfits(layer: Operation, name: str, plan: _Plan) -> list[Problem]:
-    if plan.reason or not isinstance(layer, LinearOp):
-        return []
-    columns = type_of(layer.weight).shape[1].constant
-    groups = {"weights": plan.weights.group, "activations": plan.activations.group}
-    return [
-        Problem(
-            name,
-            f"{role} cannot use group {group}: it does not divide {columns} columns",
-            f"add an override for '{name}' with a group that divides {columns}, with group: row, or in float",
-        )
-        for role, group in groups.items()
-        if isinstance(group, int) and columns is not None and columns % group
-    ]
+    found = [(scheme, roles) for layer, scheme in linear if (roles := misfits(layer, scheme))]
+    problems += [problem for _, roles in found for problem in roles.values()]
+    fix = ""
+    if found:
+        fix = f"use a group that divides the columns, or one scale per row:\n{row_overrides(found, names)}"
+    if problems:
+        raise RecipeError(f"the recipe does not fit {len(problems)} places of the model", problems, fix=fix)
 
 
 class _Quantizer:
@@ -167,24 +117,24 @@ class _Quantizer:
         self._weights: dict[str, QType] = {}
         self._inputs: dict[tuple[SSAValue, QType], SSAValue] = {}
 
-    def rewrite_linear(self, layer: LinearOp, name: str, plan: _Plan) -> None:
+    def rewrite_linear(self, layer: LinearOp, scheme: LayerScheme) -> None:
         """Replace a linear layer by a contraction of quantized operands."""
         weight = layer.weight.owner
         assert isinstance(weight, WeightOp)
-        quantized = QuantizeOp(layer.weight, plan.weights.qtype())
-        self._weights[weight.key.data] = plan.weights.qtype()
+        quantized = QuantizeOp(layer.weight, scheme.weights.qtype())
+        self._weights[weight.key.data] = scheme.weights.qtype()
         source = layer.input
-        if not plan.activations.is_float:
-            source = self._quantized_input(layer.input, plan.activations.qtype(), location_of(layer))
+        if not scheme.activations.is_float:
+            source = self._quantized_input(layer.input, scheme.activations.qtype(), location_of(layer))
         contract = ContractOp(
             source,
             quantized,
             layer.bias,
             scalar=type_of(layer.result).scalar,
-            plan="dequant_first" if plan.activations.is_float else "group_after",
+            plan="dequant_first" if scheme.activations.is_float else "group_after",
         )
         contract.attributes.update(layer.attributes)
-        contract.attributes[LAYER] = StringAttr(name)
+        contract.attributes[LAYER] = StringAttr(scheme.name)
         Rewriter.replace_op(layer, [quantized, contract], [contract.result])
 
     def _quantized_input(self, value: SSAValue, qtype: QType, location: str) -> SSAValue:

@@ -14,6 +14,7 @@ from qcc.passes.annotate_groups import AnnotateGroups
 from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.fold_constants import FoldConstants
+from qcc.passes.lower_conv import LowerConv
 from qcc.passes.raise_activation import RaiseActivation
 from qcc.passes.raise_attention import RaiseAttention
 from qcc.passes.raise_linear import RaiseLinear
@@ -42,7 +43,16 @@ def raising() -> list[ModulePass]:
 
 def pipeline(recipe: Recipe) -> list[ModulePass]:
     """Return the passes of a recipe, in order."""
-    return [*raising(), AssignFormats(recipe.model_dump_json()), SolveWeights(), Canonicalize()]
+    text = recipe.model_dump_json()
+    return [
+        *raising(),
+        LowerConv(text),
+        Canonicalize(),
+        FoldConstants(),
+        AssignFormats(text),
+        SolveWeights(),
+        Canonicalize(),
+    ]
 
 
 def run_passes(

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qcc.driver import compile, load
+    from qcc.driver import Compiled, compile, load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "load", "numerics"]
+__all__ = ["Compiled", "__version__", "compile", "load", "numerics"]
 
-_LAZY = {"compile": "qcc.driver", "load": "qcc.driver"}
+_LAZY = {"Compiled": "qcc.driver", "compile": "qcc.driver", "load": "qcc.driver"}
 
 
 def __getattr__(name: str) -> Any:

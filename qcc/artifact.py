@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from qcc.calling import Signature
 from qcc.errors import CheckpointError, Problem, QccError
 from qcc.recipes.model import Recipe
 
@@ -96,8 +97,7 @@ class Manifest(_Strict):
     recipe: Recipe
     settings: dict[str, str] = {}
     source: str = ""
-    in_spec: str
-    out_spec: str
+    signature: Signature
     coverage: Coverage
     files: dict[str, FileEntry] = {}
 

@@ -16,8 +16,7 @@ from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import Weight, WeightStore
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
-from qcc.numerics.quality import signal_to_quantization_noise_db
-from qcc.numerics.quantize import dequantize
+from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
 from qcc.numerics.tensor import QuantizedTensor
 
 LAYER = "layer"

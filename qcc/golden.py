@@ -6,30 +6,105 @@ from collections.abc import Mapping
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
 
+from qcc.backends.base import ContractCase, Golden, ModelCall, ModelCase, Tolerance
 from qcc.interpreter import Interpreter
+from qcc.interpreter.contraction import corrected_sums
+from qcc.interpreter.interpreter import program_of
+from qcc.ir.binding import bind_symbols
 from qcc.ir.program import ProgramOp, StateOp
+from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import WeightStore
+from qcc.ir.types import type_of
+from qcc.numerics.tensor import QuantizedTensor
+from qcc.sample import golden_sizes, resized_inputs
 
-Tensors = dict[str, torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
+Seen = dict[Operation, tuple[torch.Tensor | QuantizedTensor, ...]]
 
+# Float programs differ by the rounding of reordered sums. In a quantized program such a difference can move a value
+# over a rounding boundary, which changes one code by one step and grows through the layers that follow.
+FLOAT_TOLERANCE = Tolerance(relative=2e-5, absolute=1e-6)
+QUANTIZED_TOLERANCE = Tolerance(relative=3e-2, absolute=1e-6)
+HALF_TOLERANCE = Tolerance(relative=3e-2, absolute=1e-6)
 
-def program_of(module: ModuleOp) -> ProgramOp:
-    """Return the one program of a module.
-
-    Raises:
-        ValueError: if there is none, or more than one.
-    """
-    (program,) = (op for op in module.ops if isinstance(op, ProgramOp))
-    return program
-
-
-def is_stateful(module: ModuleOp) -> bool:
-    """Say whether a module keeps values between calls."""
-    return any(isinstance(op, StateOp) for op in module.walk())
+CONTRACT_ROWS = 3
+"""Rows of each contraction that are compared bit for bit."""
 
 
-def run_cases(module: ModuleOp, store: WeightStore, cases: list[Mapping[str, torch.Tensor]]) -> list[Tensors]:
-    """Run inputs one after another, state kept between them, and return the outputs of each call."""
+def golden_of(module: ModuleOp, store: WeightStore, example: Tensors) -> Golden:
+    """Run the interpreter on the example and on other sizes; keep the integers inside every contraction."""
+    program = program_of(module)
+    shapes = {name: tuple(value.shape) for name, value in example.items()}
+    sizes = golden_sizes(program, bind_symbols(program, shapes))
+    tolerance = tolerance_of(program)
+    seen: Seen = {}
+    cases: list[ModelCase] = []
+    for index, symbols in enumerate(sizes):
+        inputs = resized_inputs(program, example, symbols)
+        name = "example" if not index else "-".join(f"{key}{value}" for key, value in symbols.items())
+        calls = 2 if any(isinstance(op, StateOp) for op in program.body.walk()) else 1
+        cases.append(_model_case(module, store, name, [inputs] * calls, tolerance, seen if not index else None))
+    return Golden(tuple(cases), tuple(_contract_cases(program, seen)))
+
+
+def tolerance_of(program: ProgramOp) -> Tolerance:
+    """Return how far a backend's outputs may be from the interpreter's."""
+    if any(isinstance(op, QuantizeOp) for op in program.body.walk()):
+        return QUANTIZED_TOLERANCE
+    half = any(type_of(value).scalar in ("f16", "bf16") for value in program.terminator.values)
+    return HALF_TOLERANCE if half else FLOAT_TOLERANCE
+
+
+def _model_case(
+    module: ModuleOp, store: WeightStore, name: str, calls: list[Tensors], tolerance: Tolerance, seen: Seen | None
+) -> ModelCase:
     interpreter = Interpreter(module, store)
-    return [interpreter.run(inputs) for inputs in cases]
+
+    def observe(op: Operation, results: tuple[torch.Tensor | QuantizedTensor, ...]) -> None:
+        if seen is not None and op not in seen:
+            seen[op] = results
+
+    done = [ModelCall(inputs, interpreter.run_with(inputs, observe)) for inputs in calls]
+    return ModelCase(name, tuple(done), tolerance)
+
+
+def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
+    quantized = [op for op in program.body.walk() if isinstance(op, ContractOp) and type_of(op.input).qtype is not None]
+    cases: list[ContractCase] = []
+    for index, op in enumerate(quantized):
+        source, weight = op.input.owner, op.weight.owner
+        if not isinstance(source, QuantizeOp) or not isinstance(weight, Operation):
+            continue
+        codes, weights = seen[source][0], seen[weight][0]
+        rows = _rows_of(source, seen)
+        if not isinstance(codes, QuantizedTensor) or not isinstance(weights, QuantizedTensor) or rows is None:
+            continue
+        flat = _first_rows(codes)
+        cases.append(
+            ContractCase(
+                index=index,
+                rows=rows.reshape(-1, rows.shape[-1])[:CONTRACT_ROWS].to(torch.float32),
+                codes=flat.codes.to(torch.int8),
+                scales=flat.scales[0].to(torch.float32),
+                sums=corrected_sums(flat, weights).to(torch.int32),
+            )
+        )
+    return cases
+
+
+def _rows_of(op: QuantizeOp, seen: Seen) -> torch.Tensor | None:
+    """Return the float tensor that was quantized, unless it is a program input."""
+    owner = op.input.owner
+    if not isinstance(owner, Operation):
+        return None
+    value = seen[owner][owner.results.index(op.input)]
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _first_rows(tensor: QuantizedTensor) -> QuantizedTensor:
+    """Return the first rows of a tensor whose scales go by rows."""
+    codes = tensor.codes.reshape(-1, tensor.shape[-1])[:CONTRACT_ROWS]
+    scales = tuple(scale.reshape(-1, scale.shape[-1])[:CONTRACT_ROWS] for scale in tensor.scales)
+    return QuantizedTensor(tensor.qtype, tuple(codes.shape), codes, scales, None)

@@ -51,6 +51,21 @@ def _conv(op: ir.ConvOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor
     return result.to(frame.torch_dtype(type_of(op.result)))
 
 
+def _unfold(op: ir.UnfoldOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
+    (value,) = args
+    window, padding = int_array(op.window), int_array(op.padding)
+    value = F.pad(value, [width for size in reversed(padding) for width in (size, size)])
+    for axis, (size, step, dilation) in enumerate(
+        zip(window, int_array(op.stride), int_array(op.dilation), strict=True), start=2
+    ):
+        reach = (size - 1) * dilation + 1
+        if reach > value.shape[axis]:
+            raise fail(op, f"a window over {reach} elements is wider than the padded axis of {value.shape[axis]}")
+        value = value.unfold(axis, reach, step)[..., ::dilation]
+    positions = range(2, 2 + len(window))
+    return value.permute(0, *positions, 1, *range(2 + len(window), value.dim())).flatten(1 + len(window))
+
+
 def _embedding(op: ir.EmbeddingOp, args: list[torch.Tensor | QuantizedTensor], frame: Frame) -> torch.Tensor:
     table, ids = args
     assert isinstance(ids, torch.Tensor)
@@ -140,6 +155,7 @@ TABLE: dict[type, Evaluate] = {
     ir.LinearOp: _linear,
     ir.MatmulOp: _matmul,
     ir.ConvOp: _conv,
+    ir.UnfoldOp: _unfold,
     ir.EmbeddingOp: _embedding,
     ir.SoftmaxOp: _softmax,
     ir.PoolOp: _pool,

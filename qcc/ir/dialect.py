@@ -34,6 +34,7 @@ OPERATIONS: list[type[Operation]] = [
     nn.LinearOp,
     nn.MatmulOp,
     nn.ConvOp,
+    nn.UnfoldOp,
     nn.EmbeddingOp,
     nn.SoftmaxOp,
     nn.PoolOp,

@@ -221,10 +221,13 @@ class Dim:
         if not self.terms:
             return "0"
         text = ""
+        alone = len(self.terms) == 1 and self.terms[0][1] == 1 and len(self.terms[0][0]) == 1
         for monomial, coefficient in self.terms:
             sign = "-" if coefficient < 0 else "+"
             size = abs(coefficient)
-            factors = ([str(size)] if size != 1 or not monomial else []) + [str(atom) for atom in monomial]
+            # a division beside other factors needs parentheses: -(a//2) is not (-a)//2
+            atoms = [f"({atom})" if isinstance(atom, Call) and not alone else str(atom) for atom in monomial]
+            factors = ([str(size)] if size != 1 or not monomial else []) + atoms
             if not text:
                 text = ("-" if coefficient < 0 else "") + "*".join(factors)
             else:

@@ -77,19 +77,19 @@ class BinaryFunction(StrEnum):
     GE = "ge"
 
 
-COMPARISONS = frozenset("eq ne lt le gt ge".split())
+COMPARISONS: frozenset[str] = frozenset("eq ne lt le gt ge".split())
 
 
 @irdl_attr_definition
 class UnaryFunctionAttr(EnumAttribute[UnaryFunction], SpacedOpaqueSyntaxAttribute):
-    """A function of one number, `#qcc.unary<gelu>`."""
+    """A function of one number, `#qcc<unary_function gelu>` (bare inside an operation)."""
 
     name = "qcc.unary_function"
 
 
 @irdl_attr_definition
 class BinaryFunctionAttr(EnumAttribute[BinaryFunction], SpacedOpaqueSyntaxAttribute):
-    """A function of two numbers, `#qcc.binary<add>`."""
+    """A function of two numbers, `#qcc<binary_function add>` (bare inside an operation)."""
 
     name = "qcc.binary_function"
 

@@ -193,7 +193,7 @@ class Reduction(StrEnum):
 
 @irdl_attr_definition
 class ReductionAttr(EnumAttribute[Reduction], SpacedOpaqueSyntaxAttribute):
-    """A way to reduce, `#qcc.reduction<mean>`."""
+    """A way to reduce, `#qcc<reduction mean>` (bare where an operation names it)."""
 
     name = "qcc.reduction"
 

@@ -34,7 +34,7 @@ from qcc.ir.base import (
     refuse,
     show,
 )
-from qcc.ir.dims import Dim, broadcast
+from qcc.ir.dims import Dim, broadcast, product
 from qcc.ir.program import int_array
 from qcc.ir.types import TensorType, type_of
 
@@ -168,6 +168,72 @@ class ConvOp(QccOperation):
         expect_shape(self, self.result, (kind.shape[0], weight.shape[0], *shape))
 
 
+@irdl_op_definition
+class UnfoldOp(QccOperation):
+    """Windows of the last n axes as rows: `[B, C, *S] -> [B, *S', C * product(window)]`.
+
+    A row holds the elements that one output position of a convolution reads, zeros where the window reaches into the
+    padding, in the order (channel, *window offset): that of a weight `[O, C, *window]` reshaped to rows.
+    """
+
+    name = "qcc.unfold"
+
+    window = prop_def(DenseArrayBase)
+    stride = prop_def(DenseArrayBase)
+    padding = prop_def(DenseArrayBase)
+    dilation = prop_def(DenseArrayBase)
+    input = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$input attr-dict `:` functional-type(operands, results)"
+
+    def __init__(
+        self,
+        value: Operand,
+        *,
+        window: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> None:
+        source = operand_type(value)
+        super().__init__(
+            properties={
+                "window": integers(window),
+                "stride": integers(stride),
+                "padding": integers(padding),
+                "dilation": integers(dilation),
+            },
+            operands=[value],
+            result_types=[source.with_shape(_unfolded(source, window, stride, padding, dilation))],
+        )
+
+    def verify_(self) -> None:
+        """Refuse windows that do not fit the spatial axes."""
+        kind = expect_float(self, self.input, "input")
+        window, stride, padding, dilation = (
+            int_array(one) for one in (self.window, self.stride, self.padding, self.dilation)
+        )
+        spatial = kind.rank - 2
+        if spatial < 1 or any(len(one) != spatial for one in (window, stride, padding, dilation)):
+            raise refuse(self, f"window {list(window)} does not fit {show(kind.shape)}")
+        if min(*window, *stride, *dilation) < 1 or min(padding) < 0:
+            raise refuse(self, "window, stride and dilation must be positive, padding not negative")
+        expect_same_element(self, [self.input, self.result])
+        shape = _unfolded(kind, window, stride, padding, dilation)
+        if any(dim.constant is not None and dim.constant < 1 for dim in shape[1:-1]):
+            raise refuse(self, f"window {list(window)} is wider than {show(kind.shape)} with its padding")
+        expect_shape(self, self.result, shape)
+
+
+def _unfolded(
+    kind: TensorType, window: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[Dim, ...]:
+    sizes = [Dim.of(size) for size in window]
+    return (kind.shape[0], *window_shape(kind, sizes, stride, padding, dilation), product([kind.shape[1], *sizes]))
+
+
 def window_shape(
     kind: TensorType,
     window: Sequence[Dim],
@@ -244,7 +310,7 @@ class PoolKind(StrEnum):
 
 @irdl_attr_definition
 class PoolKindAttr(EnumAttribute[PoolKind], SpacedOpaqueSyntaxAttribute):
-    """A kind of pooling, `#qcc.pool_kind<max>`."""
+    """A kind of pooling, `#qcc<pool_kind max>` (bare where an operation names it)."""
 
     name = "qcc.pool_kind"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -298,6 +299,6 @@ class IotaOp(QccOperation):
             raise refuse(self, f"result must have rank 1, got {self.result.type}")
 
 
-def int_array(values: DenseArrayBase) -> tuple[int, ...]:
+def int_array(values: DenseArrayBase[Any]) -> tuple[int, ...]:
     """Read an array property as integers."""
     return tuple(int(value) for value in values.get_values())

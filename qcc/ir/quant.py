@@ -217,7 +217,7 @@ class Plan(StrEnum):
 
 @irdl_attr_definition
 class PlanAttr(EnumAttribute[Plan], SpacedOpaqueSyntaxAttribute):
-    """A plan, `#qcc.plan<group_after>`."""
+    """A plan, `#qcc<plan group_after>` (bare where an operation names it)."""
 
     name = "qcc.plan"
 
@@ -232,7 +232,7 @@ class Exactness(StrEnum):
 
 @irdl_attr_definition
 class ExactnessAttr(EnumAttribute[Exactness], SpacedOpaqueSyntaxAttribute):
-    """A class of exactness, `#qcc.exactness<E1>`."""
+    """A class of exactness, `#qcc<exactness E1>` (bare where an operation names it)."""
 
     name = "qcc.exactness"
 

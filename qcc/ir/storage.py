@@ -45,7 +45,7 @@ class CachePolicy(StrEnum):
 
 @irdl_attr_definition
 class CachePolicyAttr(EnumAttribute[CachePolicy], SpacedOpaqueSyntaxAttribute):
-    """A cache policy, `#qcc.cache_policy<token>`."""
+    """A cache policy, `#qcc<cache_policy token>` (bare where an operation names it)."""
 
     name = "qcc.cache_policy"
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from qcc.errors import CheckpointError
 from qcc.numerics.pack import pack, unpack
+from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.tensor import QuantizedTensor
 
@@ -131,6 +132,8 @@ def _load_quantized(
         assert isinstance(sizes, list)
         shape = tuple(int(size) for size in sizes)
         scales = tuple(tensors[f"{key}#scale{level}"] for level in range(len(qtype.levels)))
+        if not isinstance(qtype.decode, IntDecode):
+            raise ValueError(f"codes of '{qtype}' are no integers")
         codes = unpack(tensors[f"{key}#codes"], qtype.decode.bits, shape[-1], qtype.decode.signed)
     except (KeyError, ValueError, AssertionError) as error:
         raise CheckpointError(f"{path}: the quantized weight '{key}' is incomplete ({error})") from error

@@ -51,7 +51,7 @@ class RotationKind(StrEnum):
 
 @irdl_attr_definition
 class RotationKindAttr(EnumAttribute[RotationKind], SpacedOpaqueSyntaxAttribute):
-    """A kind of rotation, `#qcc.rotation_kind<hadamard>`."""
+    """A kind of rotation, `#qcc<rotation_kind hadamard>` (bare where an operation names it)."""
 
     name = "qcc.rotation_kind"
 
@@ -67,7 +67,7 @@ class ExpansionMode(StrEnum):
 
 @irdl_attr_definition
 class ExpansionModeAttr(EnumAttribute[ExpansionMode], SpacedOpaqueSyntaxAttribute):
-    """A way to expand the K axis, `#qcc.expansion_mode<split>`."""
+    """A way to expand the K axis, `#qcc<expansion_mode split>` (bare where an operation names it)."""
 
     name = "qcc.expansion_mode"
 

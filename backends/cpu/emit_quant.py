@@ -1,0 +1,267 @@
+"""Lower quantization: rows of codes for the integer kernels, packed weights, contractions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from xdsl.ir import Operation, SSAValue
+
+from qcc.backends.cpu.epilogue import absorb_epilogue
+from qcc.backends.cpu.lowering import Lowering, Refusal, read, write
+from qcc.backends.cpu.qformat import (
+    Activation,
+    activation_format,
+    check_weight,
+    constant_zero,
+    pack_quantized,
+    stored_bits,
+    stores_f16_scales,
+    weight_group,
+)
+from qcc.backends.cpu.statements import ContractCase, Pointer, Struct, Value
+from qcc.backends.cpu.views import ELEMENT_BYTES, ONE, Buffer, Rows, View, dense
+from qcc.backends.cpu.weights import quantized_digest, tensor_bytes
+from qcc.ir.base import location_of
+from qcc.ir.dims import Dim, product
+from qcc.ir.program import WeightOp
+from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
+from qcc.ir.types import type_of
+from qcc.numerics.qtype import QType
+from qcc.numerics.quantize import dequantize, quantize
+from qcc.numerics.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class CodeRows:
+    """Quantized rows in the layout of `qcc_qrows`, for weights with groups of `group` along K."""
+
+    format: Activation
+    codes: View
+    scales: View
+    sums: View
+    group: int
+
+    @property
+    def group_scales(self) -> bool:
+        """Whether there is one scale per row and group."""
+        return self.format.group != 0
+
+    def struct(self) -> Struct:
+        """Write the `qcc_qrows`; its members are not const."""
+        return Struct(
+            {
+                "codes": write(self.codes),
+                "scales": write(self.scales),
+                "sums": write(self.sums),
+                "group_scales": int(self.group_scales),
+            }
+        )
+
+
+def columns_of(value: SSAValue) -> int:
+    """Return the static length of the last axis."""
+    columns = type_of(value).shape[-1].constant
+    if columns is None:
+        raise Refusal(f"quantizes rows of the dynamic length {type_of(value).shape[-1]}", "make the last axis static")
+    return columns
+
+
+def _padded(columns: int, group: int) -> int:
+    full, rest = divmod(columns, group)
+    return full * (-(-group // 32) * 32) + -(-rest // 32) * 32
+
+
+def emit_quantize(low: Lowering, op: QuantizeOp) -> None:
+    """Lower `qcc.quantize`: constants at compile time, activations once per group of the weights that read them."""
+    qtype = type_of(op.result).qtype
+    assert qtype is not None
+    source = low.view(op.input)
+    constant = low.constants.tensor(source)
+    if constant is not None and not op.scales:
+        low.quantized[op.result] = quantize(constant, qtype, where=location_of(op))
+        return
+    columns = columns_of(op.input)
+    form = activation_format(qtype, columns)
+    static = _static_scale(low, op, form)
+    groups: dict[int, None] = {}
+    for use in op.result.uses:
+        reader = use.operation
+        if isinstance(reader, ContractOp) and use.index == 0:
+            weight = type_of(reader.weight).qtype
+            assert weight is not None
+            groups[weight_group(weight, columns, form)] = None
+        else:
+            groups[form.group or max(columns, 1)] = None
+    rows = low.rows(source)
+    for group in groups:
+        low.code_rows[op.result, group] = _quantize_rows(low, rows, form, static, columns, group)
+
+
+def _static_scale(low: Lowering, op: QuantizeOp, form: Activation) -> Pointer | None:
+    if op.zero is not None:
+        raise Refusal("quantizes with a zero point; the kernels' activations are symmetric")
+    if not form.static:
+        if op.scales:
+            raise Refusal("is given scales, and its format computes them at run time")
+        return None
+    if len(op.scales) != 1 or type_of(op.scales[0]).static_shape is None:
+        raise Refusal("a static format needs its scale", "calibrate the model, or use when: dynamic")
+    view = low.view(op.scales[0])
+    if view.elements != ONE:
+        raise Refusal(f"has {view.elements} static scales; the kernels take one", "use granularity: tensor")
+    return read(low.cast(view, "f32"))
+
+
+def _quantize_rows(
+    low: Lowering, rows: Rows, form: Activation, static: Pointer | None, columns: int, group: int
+) -> CodeRows:
+    groups = Dim.of(-(-columns // group))
+    codes = CodeRows(
+        form,
+        low.temp("i8", (rows.count, Dim.of(_padded(columns, group)))),
+        low.temp("f32", (rows.count, groups if form.group else ONE)),
+        low.temp("i32", (rows.count, groups)),
+        group,
+    )
+    fields: dict[str, Value] = {
+        "x": read(rows.view),
+        "x_stride": rows.stride,
+        "m": rows.count,
+        "k": columns,
+        "group": group,
+        "qmax": 2 ** (form.bits - 1) - 1,
+        "narrow": int(form.narrow),
+        "out": codes.struct(),
+    }
+    if static is not None:
+        fields["static_scale"] = static
+    low.call("quantize", fields, rows.count * columns)
+    return codes
+
+
+def quantized_weight(low: Lowering, value: SSAValue) -> tuple[str, QType, tuple[int, int]]:
+    """Return the name, format and shape of a constant quantized matrix; refuse one computed at run time."""
+    kind = type_of(value)
+    shape = kind.static_shape
+    if kind.qtype is None or shape is None or len(shape) != 2:
+        raise Refusal(f"its weight {kind} is no static quantized matrix")
+    if isinstance(value.owner, WeightOp):
+        return value.owner.key.data, kind.qtype, (shape[0], shape[1])
+    if value in low.quantized:
+        return quantized_digest(low.quantized[value]), kind.qtype, (shape[0], shape[1])
+    raise Refusal("its weight is quantized at run time", "quantize it at compile time")
+
+
+def weight_value(low: Lowering, value: SSAValue) -> QuantizedTensor:
+    """Return the value of a constant quantized matrix."""
+    if value in low.quantized:
+        return low.quantized[value]
+    assert isinstance(value.owner, WeightOp)
+    return low.constants.store.quantized(value.owner.key.data)
+
+
+def packed_weight(low: Lowering, value: SSAValue, group: int) -> Struct:
+    """Note that a weight is needed packed in groups, and write its `qcc_qweight`."""
+    name, qtype, (rows, columns) = quantized_weight(low, value)
+    check_weight(qtype, group)
+    buffer = low.constants.derived(
+        f"{name}: packed, group {group}", lambda: pack_quantized(weight_value(low, value), group, name).blob
+    )
+    blocks, groups, bits = -(-rows // 16), -(-columns // group), stored_bits(qtype)
+    scale_at = _aligned(blocks * (_padded(columns, group) // 32) * bits * 64)
+    half = stores_f16_scales(qtype)
+    zero_at = scale_at + _aligned(blocks * groups * 16 * (2 if half else 4))
+    zero = constant_zero(qtype)
+    fields: dict[str, Value] = {
+        "codes": _section(buffer, "u8", 0),
+        "scales": _section(buffer, "f16" if half else "f32", scale_at),
+    }
+    fields |= {"zero": zero} if zero is not None else {"zeros": _section(buffer, "u8", zero_at)}
+    fields |= {"bits": bits, "scale_f16": int(half), "n": rows, "k": columns, "group": group}
+    return Struct(fields)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def _section(buffer: Buffer, scalar: str, offset: int) -> Pointer:
+    return read(View(buffer, scalar, (), (), Dim.of(offset // ELEMENT_BYTES[scalar])))
+
+
+def emit_contract(low: Lowering, op: ContractOp) -> None:
+    """Lower `qcc.contract`: integers on both sides, or weight-only with a float input."""
+    _, qtype, (n, k) = quantized_weight(low, op.weight)
+    kind = type_of(op.input)
+    m = product(kind.shape[:-1])
+    if kind.qtype is None:
+        rows = low.rows(low.view(op.input))
+        weight = packed_weight(low, op.weight, weight_group(qtype, k))
+        fields: dict[str, Value] = {"x": read(rows.view), "x_stride": rows.stride, "w": weight}
+        _finish(low, op, "wlinear", fields, m, n, m * n * k)
+        return
+    form = activation_format(kind.qtype, k)
+    group = weight_group(qtype, k, form)
+    codes = low.code_rows.get((op.input, group))
+    if codes is None:
+        raise Refusal("its input is not the result of a qcc.quantize")
+    weight = packed_weight(low, op.weight, group)
+    name = location_of(op) or quantized_weight(low, op.weight)[0]
+    static = _static_of(low, op.input)
+    low.schedule.contracts.append(
+        ContractCase(name, weight, form.bits, form.narrow, bool(form.group), static, n, k, group)
+    )
+    _finish(low, op, "qlinear", {"x": codes.struct(), "w": weight}, m, n, m * n * k)
+
+
+def _static_of(low: Lowering, value: SSAValue) -> Pointer | None:
+    owner = value.owner
+    if isinstance(owner, QuantizeOp) and owner.scales:
+        return read(low.cast(low.view(owner.scales[0]), "f32"))
+    return None
+
+
+def _finish(low: Lowering, op: ContractOp, kernel: str, fields: dict[str, Value], m: Dim, n: int, macs: Dim) -> None:
+    epilogue, value = absorb_epilogue(low, op.result, op.bias)
+    target = low.result(value)
+    low.call(
+        kernel,
+        {**fields, "y": write(target), "y_stride": n, "m": m, "epilogue": epilogue},
+        macs // 16,
+        scratch=True,
+    )
+
+
+def emit_dequantize(low: Lowering, op: DequantizeOp) -> None:
+    """Lower `qcc.dequantize`: weights at compile time, activations from their rows of codes."""
+    kind = type_of(op.input)
+    shape = kind.static_shape
+    owner = op.input.owner
+    if op.input in low.quantized or isinstance(owner, WeightOp):
+        assert shape is not None
+        name = owner.key.data if isinstance(owner, WeightOp) else quantized_digest(low.quantized[op.input])
+        value = op.input
+        buffer = low.constants.derived(
+            f"{name}: dequantized", lambda: tensor_bytes(dequantize(weight_value(low, value)))
+        )
+        low.views[op.result] = dense(buffer, "f32", kind.shape)
+        return
+    assert kind.qtype is not None
+    columns = columns_of(op.input)
+    form = activation_format(kind.qtype, columns)
+    codes = low.code_rows[op.input, form.group or max(columns, 1)]
+    target = low.result(op.result)
+    rows = low.rows(target)
+    low.call(
+        "dequantize",
+        {"x": codes.struct(), "y": write(target), "m": rows.count, "k": columns, "group": codes.group},
+        target.elements,
+    )
+
+
+LOWERINGS: dict[type[Operation], Callable[..., None]] = {
+    QuantizeOp: emit_quantize,
+    ContractOp: emit_contract,
+    DequantizeOp: emit_dequantize,
+}

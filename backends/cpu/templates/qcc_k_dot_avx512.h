@@ -1,0 +1,145 @@
+/* Integer dot products with vpdpbusd: weights are the unsigned operand, activations are broadcast. */
+#define QCC_DOT_TOKENS_avx512vnni(groups) ((groups) == 1 ? 12 : 6)
+
+QCC_HELPER __m512i qcc_broadcast4_avx512vnni(const int8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return _mm512_set1_epi32(word);
+}
+
+/* acc += dot of 4 codes (unsigned) and 4 activations (signed) per lane. As assembly: gcc (12, 13) makes two
+ * register moves of every accumulator in a loop of the intrinsic. */
+#define QCC_DP(acc, w, x) __asm__("vpdpbusd\t%2, %1, %0" : "+v"(acc) : "v"(w), "v"(x))
+
+QCC_HELPER __m512 qcc_scales16_avx512vnni(const qcc_qweight *w, int64_t index) {
+    if (!w->scale_f16) return _mm512_loadu_ps((const float *)w->scales + index * QCC_ROWS);
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)((const uint16_t *)w->scales + index * QCC_ROWS)));
+}
+
+/* -z * sum of one token: where the accumulator starts. */
+QCC_HELPER __m512i qcc_start_avx512vnni(const qcc_qweight *w, int64_t index, int32_t xsum) {
+    if (!w->zeros) return _mm512_set1_epi32(-w->zero * xsum);
+    __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(w->zeros + index * QCC_ROWS)));
+    return _mm512_mullo_epi32(zero, _mm512_set1_epi32(-xsum));
+}
+
+/* sum + (scale * sx) * float(acc), each step rounded. */
+QCC_HELPER __m512 qcc_scale_add_avx512vnni(const qcc_dot *d, int64_t token, int64_t g, __m512 scale, __m512i acc,
+                                           __m512 sum) {
+    if (d->a->x.group_scales)
+        scale = _mm512_mul_ps(scale, _mm512_set1_ps(d->a->x.scales[token * d->groups + g]));
+    return _mm512_add_ps(sum, _mm512_mul_ps(scale, _mm512_cvtepi32_ps(acc)));
+}
+
+/* T tokens x 32 rows. `single` tells the compiler that the float sums are dead while integers run. */
+QCC_HELPER void qcc_dot_tokens_avx512vnni(const qcc_dot *d, int64_t m, float *out, const int T, const int single) {
+    const qcc_qweight *weight = &d->a->w;
+    const int8_t *x = d->a->x.codes + m * d->padded_k;
+    const uint8_t *w0 = d->rows[0], *w1 = d->rows[1];
+    const int64_t groups = single ? 1 : d->groups, stride = d->padded_k;
+    __m512 sum[12][2];
+#pragma GCC unroll 12
+    for (int t = 0; t < T; t++) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++) {
+        const int64_t chunks = qcc_group_chunks(weight->k, weight->group, g);
+        const int64_t i0 = d->block[0] * groups + g, i1 = d->block[1] * groups + g;
+        __m512i acc[12][2];
+#pragma GCC unroll 12
+        for (int t = 0; t < T; t++) {
+            int32_t xsum = d->a->x.sums[(m + t) * groups + g];
+            acc[t][0] = qcc_start_avx512vnni(weight, i0, xsum);
+            acc[t][1] = qcc_start_avx512vnni(weight, i1, xsum);
+        }
+        for (int64_t line = 0; line < chunks * 8; line++, w0 += 64, w1 += 64, x += 4) {
+            __m512i v0 = _mm512_load_si512(w0), v1 = _mm512_load_si512(w1);
+#pragma GCC unroll 12
+            for (int t = 0; t < T; t++) {
+                __m512i xt = qcc_broadcast4_avx512vnni(x + t * stride);
+                QCC_DP(acc[t][0], v0, xt);
+                QCC_DP(acc[t][1], v1, xt);
+            }
+        }
+        __m512 s0 = qcc_scales16_avx512vnni(weight, i0), s1 = qcc_scales16_avx512vnni(weight, i1);
+#pragma GCC unroll 12
+        for (int t = 0; t < T; t++) {
+            sum[t][0] = qcc_scale_add_avx512vnni(d, m + t, g, s0, acc[t][0], sum[t][0]);
+            sum[t][1] = qcc_scale_add_avx512vnni(d, m + t, g, s1, acc[t][1], sum[t][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int t = 0; t < T; t++) {
+        _mm512_storeu_ps(out + t * QCC_TILE_N, sum[t][0]);
+        _mm512_storeu_ps(out + t * QCC_TILE_N + 16, sum[t][1]);
+    }
+}
+
+static QCC_TARGET void qcc_dot_tile_avx512vnni(const qcc_dot *d, int64_t m, int64_t tokens, float *out) {
+    int64_t done = 0;
+    if (d->groups == 1) {
+        for (; tokens - done >= 12; done += 12) qcc_dot_tokens_avx512vnni(d, m + done, out + done * 32, 12, 1);
+        for (; tokens - done >= 6; done += 6) qcc_dot_tokens_avx512vnni(d, m + done, out + done * 32, 6, 1);
+    }
+    for (; tokens - done >= 6; done += 6) qcc_dot_tokens_avx512vnni(d, m + done, out + done * 32, 6, 0);
+    for (; tokens - done >= 4; done += 4) qcc_dot_tokens_avx512vnni(d, m + done, out + done * 32, 4, 0);
+    for (; tokens - done >= 2; done += 2) qcc_dot_tokens_avx512vnni(d, m + done, out + done * 32, 2, 0);
+    if (tokens - done) qcc_dot_tokens_avx512vnni(d, m + done, out + done * 32, 1, 0);
+}
+
+/* T <= 4 tokens x 16 rows straight from the stored planes: for M this small the expansion would cost
+ * more to write and read back than to repeat. Two accumulators a token hide the latency of vpdpbusd. */
+QCC_HELPER void qcc_dot_stored_avx512vnni(const qcc_dot *d, int b, int64_t m, float *out, const int T,
+                                          const int bits) {
+    const qcc_qweight *weight = &d->a->w;
+    const int8_t *x = d->a->x.codes + m * d->padded_k;
+    const uint8_t *p = d->codes[b];
+    __m512 sum[4];
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) sum[t] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < d->groups; g++) {
+        const int64_t chunks = qcc_group_chunks(weight->k, weight->group, g), index = d->block[b] * d->groups + g;
+        __m512i acc[4][2];
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) {
+            acc[t][0] = qcc_start_avx512vnni(weight, index, d->a->x.sums[(m + t) * d->groups + g]);
+            acc[t][1] = _mm512_setzero_si512();
+        }
+        for (int64_t c = 0; c < chunks; c++, x += QCC_CHUNK) {
+            __m512i w[8];
+            qcc_expand_columns_avx512vnni(p, bits, w);
+            p += bits * 64;
+#pragma GCC unroll 8
+            for (int q = 0; q < 8; q++)
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++) {
+                    __m512i xt = qcc_broadcast4_avx512vnni(x + t * d->padded_k + 4 * q);
+                    QCC_DP(acc[t][q & 1], w[q], xt);
+                }
+        }
+        __m512 scale = qcc_scales16_avx512vnni(weight, index);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++)
+            sum[t] = qcc_scale_add_avx512vnni(d, m + t, g, scale, _mm512_add_epi32(acc[t][0], acc[t][1]), sum[t]);
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) _mm512_storeu_ps(out + t * QCC_TILE_N + b * QCC_ROWS, sum[t]);
+}
+
+#define QCC_STORED(bits) \
+    static QCC_TARGET void qcc_dot_stored##bits##_avx512vnni(const qcc_dot *d, int64_t m, int64_t tokens, \
+                                                             float *out) { \
+        for (int b = 0; b < 2; b++) { \
+            if (tokens == 1) qcc_dot_stored_avx512vnni(d, b, m, out, 1, bits); \
+            else if (tokens == 2) qcc_dot_stored_avx512vnni(d, b, m, out, 2, bits); \
+            else if (tokens == 3) qcc_dot_stored_avx512vnni(d, b, m, out, 3, bits); \
+            else qcc_dot_stored_avx512vnni(d, b, m, out, 4, bits); \
+        } \
+    }
+QCC_STORED(1)
+QCC_STORED(2)
+QCC_STORED(3)
+QCC_STORED(4)
+QCC_STORED(5)
+QCC_STORED(6)
+QCC_STORED(7)
+#undef QCC_STORED
+#undef QCC_DP

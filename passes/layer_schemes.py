@@ -1,0 +1,117 @@
+"""What a recipe says about each layer: its name, its formats, and why it stays in float.
+
+Two passes ask: the one that lowers convolutions, and the one that assigns formats. They must agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import yaml
+from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import Operation
+
+from qcc.errors import Problem
+from qcc.ir.base import location_of
+from qcc.ir.dims import product
+from qcc.ir.nn import ConvOp, LinearOp
+from qcc.ir.program import WeightOp
+from qcc.ir.types import type_of
+from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
+
+LEFT_IN_FLOAT = "left_in_float"
+"""Attribute of a layer that stays in float: the reason."""
+
+LAYER = "layer"
+"""Attribute of a layer whose name can no longer be read off its weight."""
+
+
+@dataclass(frozen=True)
+class LayerScheme:
+    """The formats of one layer; `reason` says why it is not quantized, and is empty if it is."""
+
+    name: str
+    weights: WeightScheme
+    activations: ActivationScheme
+    reason: str = ""
+
+
+def layer_name(op: Operation) -> str:
+    """Return the name of a layer: what a pass noted, else its weight's name, else its place in the model."""
+    noted = op.attributes.get(LAYER)
+    if isinstance(noted, StringAttr):
+        return noted.data
+    weight = op.operands[1].owner
+    if isinstance(weight, WeightOp):
+        # what is after a slash says how a constant was folded
+        return weight.key.data.split("/")[0].removesuffix(".weight")
+    return location_of(op) or op.name
+
+
+def matches(override: Override, name: str) -> bool:
+    """Say whether an override means the layer: by regular expression after `re:`, pattern, or name."""
+    pattern = override.match
+    if pattern.startswith("re:"):
+        return re.search(pattern[3:], name) is not None
+    return fnmatchcase(name, pattern) or name.endswith("." + pattern)
+
+
+def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
+    """Return the formats of a layer: the recipe's, or those of the last override that matches."""
+    name = layer_name(layer)
+    weights, activations = recipe.weights, recipe.activations
+    for override in recipe.overrides:
+        if matches(override, name):
+            weights = override.weights or weights
+            activations = override.activations or activations
+    return LayerScheme(name, weights, activations, _reason(layer, weights))
+
+
+def _reason(layer: LinearOp | ConvOp, weights: WeightScheme) -> str:
+    if weights.is_float:
+        return "the recipe keeps its weights in float"
+    if not isinstance(layer.weight.owner, WeightOp):
+        return "its weight is computed at run time"
+    if isinstance(layer, ConvOp) and (groups := layer.groups.value.data) != 1:
+        columns = product(type_of(layer.weight).shape[1:])
+        return f"grouped convolution: its {groups} groups reduce over {columns} weights each, too few to quantize"
+    return ""
+
+
+def misfits(layer: LinearOp, scheme: LayerScheme) -> dict[str, Problem]:
+    """Return what a group does not divide: `weights`, `activations`, both or none."""
+    columns = type_of(layer.weight).shape[1].constant
+    groups = {"weights": scheme.weights.group, "activations": scheme.activations.group}
+    return {
+        role: Problem(scheme.name, f"{role} cannot use group {group}: it does not divide {columns} columns")
+        for role, group in groups.items()
+        if isinstance(group, int) and columns is not None and columns % group
+    }
+
+
+def row_overrides(found: Sequence[tuple[LayerScheme, Iterable[str]]], names: Sequence[str]) -> str:
+    """Return YAML to paste into a recipe: one scale per row for the given roles of the given layers.
+
+    `names` are those of all layers; a pattern that would mean others as well is written as an exact one.
+    """
+    lines = ["overrides:"]
+    for scheme, roles in found:
+        override = _row_override(scheme, roles, names)
+        lines.append(f"  - {yaml.safe_dump(override, default_flow_style=True, sort_keys=False, width=1000).strip()}")
+    return "\n".join(lines)
+
+
+def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str]) -> dict[str, object]:
+    """Return an override with one scale per row, whose pattern means this layer and no other."""
+    exact = f"re:^{re.escape(scheme.name)}$"
+    plain = Override(match=scheme.name)
+    override: dict[str, object] = {"match": scheme.name if sum(matches(plain, n) for n in names) == 1 else exact}
+    if "weights" in roles:
+        override["weights"] = {**scheme.weights.model_dump(exclude_defaults=True), "group": "row"}
+    if "activations" in roles:
+        activations = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
+        override["activations"] = {**activations, "granularity": "token"}
+    return override

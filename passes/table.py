@@ -1,0 +1,89 @@
+"""Every pass by its name. Loading is lazy, so that listing passes imports none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xdsl.passes import ModulePass
+
+
+def _annotate_groups() -> type[ModulePass]:
+    from qcc.passes.annotate_groups import AnnotateGroups
+
+    return AnnotateGroups
+
+
+def _assign_formats() -> type[ModulePass]:
+    from qcc.passes.assign_formats import AssignFormats
+
+    return AssignFormats
+
+
+def _canonicalize() -> type[ModulePass]:
+    from qcc.passes.canonicalize import Canonicalize
+
+    return Canonicalize
+
+
+def _fold_constants() -> type[ModulePass]:
+    from qcc.passes.fold_constants import FoldConstants
+
+    return FoldConstants
+
+
+def _lower_conv() -> type[ModulePass]:
+    from qcc.passes.lower_conv import LowerConv
+
+    return LowerConv
+
+
+def _raise_activation() -> type[ModulePass]:
+    from qcc.passes.raise_activation import RaiseActivation
+
+    return RaiseActivation
+
+
+def _raise_attention() -> type[ModulePass]:
+    from qcc.passes.raise_attention import RaiseAttention
+
+    return RaiseAttention
+
+
+def _raise_linear() -> type[ModulePass]:
+    from qcc.passes.raise_linear import RaiseLinear
+
+    return RaiseLinear
+
+
+def _raise_norm() -> type[ModulePass]:
+    from qcc.passes.raise_norm import RaiseNorm
+
+    return RaiseNorm
+
+
+def _raise_rope() -> type[ModulePass]:
+    from qcc.passes.raise_rope import RaiseRope
+
+    return RaiseRope
+
+
+def _solve_weights() -> type[ModulePass]:
+    from qcc.passes.solve_weights import SolveWeights
+
+    return SolveWeights
+
+
+PASSES: dict[str, Callable[[], type[ModulePass]]] = {
+    "annotate-groups": _annotate_groups,
+    "assign-formats": _assign_formats,
+    "canonicalize": _canonicalize,
+    "fold-constants": _fold_constants,
+    "lower-conv": _lower_conv,
+    "raise-activation": _raise_activation,
+    "raise-attention": _raise_attention,
+    "raise-linear": _raise_linear,
+    "raise-norm": _raise_norm,
+    "raise-rope": _raise_rope,
+    "solve-weights": _solve_weights,
+}
+"""Name on the command line -> loader of the pass."""

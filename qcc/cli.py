@@ -1,0 +1,293 @@
+"""The command line: `qcc compile | run | bench | inspect | recipes`.
+
+Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
+1 a defect of qcc.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import qcc
+from qcc.errors import QccError
+
+if TYPE_CHECKING:
+    from qcc.artifact import Coverage
+    from qcc.driver import Options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Compile quantized neural networks to C.",
+)
+_out = Console(soft_wrap=True)
+_err = Console(stderr=True, soft_wrap=True)
+_debug = False
+
+SourceArgument = Annotated[
+    str, typer.Argument(help="A .pt2 file, a Hugging Face model folder, or package.module:callable.")
+]
+ArtifactArgument = Annotated[Path, typer.Argument(help="What `qcc compile -o` wrote.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"qcc {qcc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Compile quantized neural networks to C."""
+
+
+@app.command(name="compile")
+def compile_(
+    source: SourceArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")] = None,
+    recipe: Annotated[str, typer.Option(help="A recipe's name (`qcc recipes`) or the path of its YAML.")] = "w8a8",
+    target: Annotated[str, typer.Option(help="What to emit code for.")] = "cpu",
+    calib: Annotated[Path | None, typer.Option(help="Calibration inputs (.safetensors or .npz).")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the target.")
+    ] = None,
+    arch: Annotated[str, typer.Option(help="GPU architectures, comma separated (target triton).")] = "",
+    cc: Annotated[str, typer.Option("--cc", help="C compiler; default $CC, then cc, gcc, clang.")] = "",
+    dump_ir: Annotated[Path | None, typer.Option(help="Write the module after every pass into this folder.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done per layer; build nothing.")
+    ] = False,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Quantize a model and compile it.
+
+    Example: qcc compile model.pt2 --recipe w4a8 -o model.qcc
+    """
+    with _errors(debug):
+        from qcc.driver import Options, compile_source, plan_source
+
+        _refuse_unused(calib, arch)
+        options = Options(
+            recipe=recipe,
+            target=target,
+            settings=_settings(setting or []),
+            cc=cc,
+            dump_ir=dump_ir,
+        )
+        if dry_run:
+            _print_coverage(plan_source(source, options, _progress(json_)), json_)
+            return
+        if output is None:
+            raise QccError("compile needs -o OUT, the artifact to write", fix="or --dry-run to see the plan only")
+        _report_compiled(source, options, output, compile_source, json_)
+
+
+def _refuse_unused(calib: Path | None, arch: str) -> None:
+    if calib is not None:
+        raise QccError(
+            "--calib: no solver or static scale of this version reads calibration data",
+            fix="leave it away; activations are quantized dynamically",
+        )
+    if arch:
+        raise QccError("--arch names GPU architectures, and target cpu has none", fix="leave it away")
+
+
+def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:
+    compiled, seconds = run(source, options, output, _progress(json_))
+    coverage = compiled.manifest.coverage
+    if json_:
+        _print_json({**_coverage_json(coverage), "seconds": round(seconds, 3), "artifact": str(output)})
+        return
+    _print_summary(coverage)
+    _out.print(f"wrote {output} in {seconds:.1f} s")
+
+
+def _coverage_json(coverage: Coverage) -> dict[str, Any]:
+    return {
+        "quantized": coverage.quantized,
+        "total": coverage.total,
+        "left_in_float": [
+            {"name": one.name, "reason": one.left_in_float} for one in coverage.layers if one.left_in_float
+        ],
+        "bytes_before": coverage.bytes_before,
+        "bytes_after": coverage.bytes_after,
+        "bits_per_weight": round(coverage.bits_per_weight, 4),
+    }
+
+
+def _print_summary(coverage: Coverage) -> None:
+    from qcc.compiled import coverage_summary
+
+    _out.print(coverage_summary(coverage), highlight=False, markup=False)
+
+
+def _print_coverage(coverage: Coverage, json_: bool) -> None:
+    if json_:
+        layers = [layer.model_dump(mode="json") for layer in coverage.layers]
+        _print_json({**_coverage_json(coverage), "layers": layers})
+        return
+    _print_layers(coverage)
+    _print_summary(coverage)
+
+
+def _print_layers(coverage: Coverage) -> None:
+    from qcc.compiled import layer_table
+
+    _out.print(layer_table(coverage))
+
+
+@app.command()
+def run(
+    artifact: ArtifactArgument,
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="An input, once for each.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the outputs as .npy; default: print them.")] = None,
+    threads: ThreadsOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Run an artifact on inputs from .npy files.
+
+    Example: qcc run model.qcc --input input_ids=ids.npy --input attention_mask=mask.npy --output out
+    """
+    with _errors(debug):
+        from qcc.running import run_files
+
+        for name, text in run_files(artifact, _pairs(input_ or [], "--input"), output, threads):
+            _out.print(f"{name}: {text}", highlight=False, markup=False)
+
+
+@app.command()
+def bench(
+    artifact: ArtifactArgument,
+    against: Annotated[str, typer.Option(help="Peers to time in the same run: eager, inductor.")] = "",
+    batch: Annotated[int, typer.Option(min=1, help="Size of every batch dimension.")] = 1,
+    seq: Annotated[int, typer.Option(min=1, help="Size of every other dynamic dimension.")] = 128,
+    threads: ThreadsOption = 0,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Time an artifact, and what it was compiled from beside it.
+
+    Example: qcc bench model.qcc --against eager,inductor --batch 1 --seq 128
+    """
+    with _errors(debug):
+        from qcc.bench import measure
+
+        names = tuple(filter(None, against.split(",")))
+        row = measure(artifact, names, batch, seq, threads, _progress(json_))
+        if json_:
+            _print_json(row)
+            return
+        table = Table("what", "median ms", "p10", "p90", "ratio to qcc", box=None)
+        low, high = f"{row['latency_ms_p10']:.3f}", f"{row['latency_ms_p90']:.3f}"
+        table.add_row("qcc", f"{row['latency_ms']:.3f}", low, high, "1.00")
+        for name, peer in row["against"].items():
+            table.add_row(name, f"{peer['latency_ms']:.3f}", "", "", f"{peer['ratio']:.2f}")
+        _out.print(table)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An artifact, an .mlir text or a .pt2 file.")],
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what is in a file: inputs, outputs, operations, layers and their formats."""
+    with _errors(debug):
+        from qcc.inspection import inspect_path
+
+        found = inspect_path(path)
+        if json_:
+            _print_json(found.data)
+            return
+        for line in found.lines:
+            _out.print(line, highlight=False, markup=False)
+        if found.coverage is not None:
+            _print_layers(found.coverage)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """List the recipes, or print one."""
+    with _errors(debug):
+        from qcc.recipes.load import load_recipe, recipe_names, recipe_text
+
+        if name is not None:
+            typer.echo(recipe_text(name), nl=False)
+            return
+        for one in recipe_names():
+            _out.print(f"{one:8} {load_recipe(one).description}", highlight=False)
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, str]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise QccError(f"{option} takes NAME=VALUE, got {', '.join(wrong)}")
+    return {text.split("=", 1)[0]: text.split("=", 1)[1] for text in texts}
+
+
+def _settings(texts: list[str]) -> dict[str, str]:
+    return _pairs(texts, "--set")
+
+
+def _progress(quiet: bool) -> Callable[[str], None]:
+    """Say on standard error what is being done, on a terminal only."""
+    if quiet or not _err.is_terminal:
+        return lambda text: None
+    return lambda text: _err.print(f"[dim]{text}[/dim]")
+
+
+def _print_json(data: object) -> None:
+    typer.echo(json.dumps(data, indent=1))
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        _err.print("interrupted; nothing was left half-written")
+        raise typer.Exit(130) from None
+    except QccError as error:
+        if debug:
+            raise
+        _err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        if debug:
+            raise
+        text = f"{type(error).__name__}: {error}"
+        _err.print(f"internal error: {text}", style="red", markup=False, highlight=False)
+        _err.print("this is a defect of qcc; run again with --debug and report the traceback", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="qcc")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

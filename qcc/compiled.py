@@ -1,0 +1,174 @@
+"""A compiled program in Python: call it as the module it came from, look at it, save it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+
+from qcc.artifact import Coverage, Manifest, read_manifest, unzip, written_aside, zip_folder
+from qcc.backends.targets import backend_of
+from qcc.calling import flatten_arguments, unflatten_results
+from qcc.errors import CheckpointError, ShapeError
+from qcc.inspection import read_module
+from qcc.interpreter.interpreter import program_of
+from qcc.ir.binding import bind_symbols
+from qcc.ir.program import ProgramOp, StateOp
+
+EXAMPLE = "golden/example.safetensors"
+
+
+class Compiled:
+    """A compiled program, loaded and ready.
+
+    One object belongs to one thread at a time: it holds the program's activations and state. Load the artifact again
+    for another thread; the weights are shared through the file.
+    """
+
+    def __init__(self, folder: Path, *, threads: int = 0, keep: object = None) -> None:
+        self.manifest: Manifest = read_manifest(folder)
+        self.folder = folder
+        self._keep = keep
+        self.module = read_module(folder / "program.mlir")
+        self.program: ProgramOp = program_of(self.module)
+        self._loaded = backend_of(self.manifest.target).load(folder, threads=threads or None)
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs, in the order of the flattened call."""
+        return self.program.input_names
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs."""
+        return self.program.output_names
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether the program keeps values (such as a KV cache) between calls."""
+        return any(isinstance(op, StateOp) for op in self.program.body.walk())
+
+    @property
+    def coverage(self) -> Coverage:
+        """What became of each layer."""
+        return self.manifest.coverage
+
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run on inputs by name and return outputs by name.
+
+        Raises:
+            ShapeError: if an input is missing or has another dtype, rank or size than the program takes.
+        """
+        try:
+            return self._loaded.run(inputs)
+        except ShapeError:
+            # the program stops at the first input at fault; say all of them
+            bind_symbols(self.program, {name: tuple(value.shape) for name, value in inputs.items()})
+            raise
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with the calling convention of the original module: torch tensors in and out."""
+        outputs = self.run(flatten_arguments(self.manifest.signature, args, kwargs))
+        return unflatten_results(self.manifest.signature, outputs)
+
+    def reset(self) -> None:
+        """Give mutable buffers their first values again."""
+        self._loaded.reset()
+
+    def example(self) -> dict[str, torch.Tensor]:
+        """Return the inputs the model was exported with."""
+        return load_file(str(self.folder / EXAMPLE))
+
+    def summary(self) -> str:
+        """Say in a few lines how much was quantized, what was not and why, and the sizes."""
+        return coverage_summary(self.coverage)
+
+    def report(self) -> str:
+        """Return the table of layers: formats, exact bits per weight, bytes, noise of the weights, plan."""
+        console = Console(width=160, record=True, file=_Nowhere())
+        console.print(layer_table(self.coverage))
+        return f"{console.export_text()}{self.summary()}\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the artifact to a folder, or to one file if the name ends in `.zip`."""
+        target = Path(path)
+        if target.suffix == ".zip":
+            partial = target.with_name(f".{target.name}.partial")
+            try:
+                zip_folder(self.folder, partial)
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+            return
+        if target.resolve() == self.folder.resolve():
+            return
+        with written_aside(target) as aside:
+            shutil.copytree(self.folder, aside, dirs_exist_ok=True)
+
+
+class _Nowhere:
+    """A file that forgets what is written to it."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        return None
+
+
+def coverage_summary(coverage: Coverage) -> str:
+    """Say how many layers were quantized, which were not and why, and the sizes."""
+    lines = [f"quantized {coverage.quantized} of {coverage.total} layers"]
+    lines += [
+        f"  left in float: {layer.name} ({layer.left_in_float})" for layer in coverage.layers if layer.left_in_float
+    ]
+    before, after = coverage.bytes_before / 1e6, coverage.bytes_after / 1e6
+    bits = f", {coverage.bits_per_weight:.3f} bits per quantized weight" if coverage.quantized else ""
+    return "\n".join([*lines, f"weights {before:.1f} MB -> {after:.1f} MB{bits}"])
+
+
+def layer_table(coverage: Coverage) -> Table:
+    """Make the table of `report`, `--dry-run` and `inspect`: one row a layer."""
+    headings = ("layer", "shape", "weights", "activations", "bits", "bytes", "SQNR dB", "MACs per row", "plan")
+    table = Table(*headings, box=None)
+    for layer in coverage.layers:
+        macs = 1
+        for size in layer.shape:
+            macs *= size
+        table.add_row(
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            layer.weights,
+            layer.activations,
+            f"{layer.bits_per_weight:.3f}",
+            f"{layer.bytes:,}",
+            "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f}",
+            f"{macs:,}",
+            f"float: {layer.left_in_float}" if layer.left_in_float else layer.plan,
+        )
+    return table
+
+
+def load(source: str | Path | bytes, *, threads: int = 0) -> Compiled:
+    """Load an artifact from a folder, a zip, or the bytes of a zip. `threads` 0 takes every core.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, of another kind, or of a newer version.
+    """
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if path.is_dir():
+            return Compiled(path, threads=threads)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such artifact")
+        source = path.read_bytes()
+    scratch = tempfile.TemporaryDirectory(prefix="qcc-")
+    unzip(source, Path(scratch.name))
+    return Compiled(Path(scratch.name), threads=threads, keep=scratch)

@@ -1,0 +1,239 @@
+"""From a model to an artifact: front end, passes, golden vectors, a backend.
+
+Knows no single pass and no single backend.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+import qcc
+from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
+from qcc.backends.base import BackendOptions
+from qcc.backends.targets import backend_of
+from qcc.calling import Leaf, Signature, nest_arguments
+from qcc.compiled import EXAMPLE, Compiled, load
+from qcc.coverage import coverage_of, store_bytes
+from qcc.errors import Problem, QccError
+from qcc.frontend.export import Imported, import_program
+from qcc.frontend.source import load_source
+from qcc.golden import golden_of
+from qcc.interpreter.interpreter import program_of
+from qcc.ir.context import QccContext
+from qcc.passes.pipeline import pipeline, run_passes
+from qcc.recipes.load import RecipeSource, load_recipe
+
+__all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
+
+Say = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a compilation is asked for, beside the model."""
+
+    recipe: RecipeSource = "w8a8"
+    target: str = "cpu"
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    cc: str = ""
+    dump_ir: Path | None = None
+    threads: int = 0
+
+
+def compile(
+    source: torch.export.ExportedProgram | torch.nn.Module | str | Path,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    recipe: RecipeSource = "w8a8",
+    target: str = "cpu",
+    calibration: Iterable[Any] | None = None,
+    output: str | Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    cc: str = "",
+    threads: int = 0,
+) -> Compiled:
+    """Quantize a model by a recipe and compile it for a target.
+
+    `source` is an exported program, a module with the `args` and `kwargs` to export it with, the path of a `.pt2` or a
+    Hugging Face folder, or `package.module:callable`. The artifact is written to `output`, else to a temporary folder
+    that lives as long as the result. `threads` 0 takes every core when the result runs.
+
+    Raises:
+        QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
+    """
+    _refuse_calibration(calibration)
+    options = Options(recipe, target, settings or {}, cc, None, threads)
+    program = load_source(source, args, kwargs, dynamic_shapes)
+    if output is not None:
+        return _build(program, str(source) if isinstance(source, str | Path) else "", options, Path(output), _silent)
+    scratch = tempfile.TemporaryDirectory(prefix="qcc-")
+    folder = Path(scratch.name) / "model.qcc"
+    _build(program, "", options, folder, _silent)
+    return Compiled(folder, threads=threads, keep=scratch)
+
+
+def compile_source(source: str, options: Options, output: Path, say: Say = _silent) -> tuple[Compiled, float]:
+    """Compile what a command line names; returns the compiled program and the seconds it took."""
+    start = time.perf_counter()
+    say(f"loading {source}")
+    compiled = _build(load_source(source), source, options, output, say)
+    return compiled, time.perf_counter() - start
+
+
+def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
+    """Say what a compilation would do to each layer, without solving weights or building anything."""
+    recipe = load_recipe(options.recipe)
+    backend_of(options.target)
+    say(f"loading {source}")
+    imported = import_program(load_source(source))
+    before = store_bytes(imported.store)
+    solving = [one for one in pipeline(recipe) if one.name != "solve-weights"]
+    run_passes(solving, QccContext(imported.store), imported.module)
+    return coverage_of(imported.module, None, {}, before)
+
+
+def reload_source(
+    manifest: Manifest,
+) -> tuple[torch.nn.Module, Callable[[Mapping[str, torch.Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]]:
+    """Return the float model an artifact was compiled from, and how to call it on named inputs.
+
+    Raises:
+        QccError: if the artifact does not say where it came from.
+    """
+    if not manifest.source:
+        raise QccError(
+            "the artifact does not say which model it was compiled from, so peers cannot be timed",
+            fix="compile it from a .pt2, a folder or package.module:callable",
+        )
+    program = load_source(manifest.source)
+    return program.module(), lambda inputs: nest_arguments(manifest.signature, inputs)
+
+
+def _refuse_calibration(calibration: object) -> None:
+    if calibration is not None:
+        raise QccError(
+            "no solver or static scale of this version reads calibration data",
+            fix="leave calibration away; activations are quantized dynamically",
+        )
+
+
+def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
+    recipe = load_recipe(options.recipe)
+    backend = backend_of(options.target)
+    chosen = _backend_options(options)
+    imported = import_program(program)
+    before = store_bytes(imported.store)
+    example = _example(program, imported)
+    original = _optimise(pipeline(recipe), imported, options.dump_ir, say)
+    module, store = imported.module, imported.store
+    coverage = coverage_of(module, store, original, before)
+    say("running the interpreter for golden vectors")
+    golden = golden_of(module, store, example)
+    with written_aside(output) as folder:
+        (folder / PROGRAM).write_text(module_text(module), "utf-8")
+        store.save(folder / WEIGHTS)
+        (folder / EXAMPLE).parent.mkdir()
+        save_file(example, str(folder / EXAMPLE))
+        say(f"emitting and building for {options.target}")
+        emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
+        for message in emitted.messages:
+            say(message)
+        write_manifest(
+            folder,
+            Manifest(
+                qcc=qcc.__version__,
+                target=options.target,
+                recipe=recipe,
+                settings=dict(options.settings),
+                source=_absolute(source),
+                signature=_signature(imported),
+                coverage=coverage,
+            ),
+        )
+    return Compiled(output, threads=options.threads)
+
+
+def _backend_options(options: Options) -> BackendOptions:
+    known = {"name": "name of the emitted library and prefix of its functions"}
+    problems = [
+        Problem(f"--set {key}", f"target {options.target} has no such setting", f"it has: {', '.join(known)}")
+        for key in options.settings
+        if key not in known
+    ]
+    name = options.settings.get("name", "model")
+    if not name.isidentifier() or not name.isascii():
+        problems.append(Problem("--set name", f"'{name}' is no C identifier"))
+    if problems:
+        raise QccError("some settings cannot be taken", problems)
+    return BackendOptions(name=name, cc=options.cc or None, threads=options.threads or None)
+
+
+def _absolute(source: str) -> str:
+    return str(Path(source).resolve()) if source and Path(source).exists() else source
+
+
+def _optimise(
+    passes: Sequence[ModulePass], imported: Imported, dump_ir: Path | None, say: Say
+) -> dict[str, torch.Tensor]:
+    """Run the passes; returns the float weights under the names and in the shapes that codes are chosen for."""
+    original: dict[str, torch.Tensor] = {}
+    if dump_ir is not None:
+        dump_ir.mkdir(parents=True, exist_ok=True)
+        _dump(dump_ir / "00-import.mlir", imported.module, "")
+
+    def observe(index: int, one: ModulePass, module: ModuleOp) -> None:
+        say(f"pass {one.name}")
+        if one.name == "assign-formats":  # constants are folded, codes not chosen yet
+            original.update((key, imported.store.tensor(key)) for key in imported.store)
+        if dump_ir is not None:
+            done = ",".join(other.name for other in passes[: index + 1])
+            _dump(dump_ir / f"{index + 1:02}-{one.name}.mlir", module, done)
+
+    run_passes(passes, QccContext(imported.store), imported.module, observe)
+    return original
+
+
+def module_text(module: ModuleOp) -> str:
+    """Return the text of a module, ending in a line break."""
+    return str(module) + "\n"
+
+
+def _dump(path: Path, module: ModuleOp, done: str) -> None:
+    path.write_text(f"// passes so far: {done or 'none'}\n{module_text(module)}", "utf-8")
+
+
+def _signature(imported: Imported) -> Signature:
+    return Signature(
+        inputs=tuple(Leaf(name=one.name, constant=one.constant) for one in imported.inputs),
+        outputs=tuple(Leaf(name=one.name, constant=one.constant) for one in imported.outputs),
+        in_spec=imported.in_spec,
+        out_spec=imported.out_spec,
+    )
+
+
+def _example(program: torch.export.ExportedProgram, imported: Imported) -> dict[str, torch.Tensor]:
+    """Return the inputs the model was exported with, by name; tensors that share memory are copied."""
+    args, kwargs = program.example_inputs or ((), {})
+    leaves = torch.utils._pytree.tree_leaves((args, kwargs))  # pyright: ignore[reportPrivateUsage]
+    names = [one.name for one in imported.inputs]
+    found = {n: leaf for n, leaf in zip(names, leaves, strict=False) if n is not None}
+    needed = program_of(imported.module).input_names
+    if missing := [name for name in needed if not isinstance(found.get(name), torch.Tensor)]:
+        raise QccError(f"the exported program carries no example for input {', '.join(missing)}", fix="export it again")
+    return {name: found[name].detach().cpu().contiguous().clone() for name in needed}

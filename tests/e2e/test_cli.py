@@ -1,0 +1,192 @@
+"""The command line as a user meets it: what it prints, what it writes, how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from tiny import mlp  # noqa: E402
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}"}
+
+
+def qcc(*arguments: object, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qcc.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**ENVIRONMENT, **extra}, cwd=cwd or ROOT
+    )
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "mlp.qcc"
+    run = qcc("compile", "tiny:mlp", "--recipe", "w4a8", "-o", out)
+    assert run.returncode == 0, run.stderr
+    assert "quantized 2 of 2 layers" in run.stdout
+    return out
+
+
+def refused(run: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """One actionable message, exit code 2, no traceback."""
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    for part in parts:
+        assert part in run.stderr
+
+
+def test_json_is_all_that_compile_prints(tmp_path: Path) -> None:
+    run = qcc("compile", "tiny:mlp", "--recipe", "w8a8", "-o", tmp_path / "m.qcc", "--json")
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert set(found) >= {
+        "quantized", "total", "left_in_float", "bytes_before", "bytes_after", "bits_per_weight", "seconds", "artifact",
+    }  # fmt: skip
+    assert (found["quantized"], found["total"], found["left_in_float"]) == (2, 2, [])
+    assert found["bytes_after"] < found["bytes_before"]
+
+
+def test_run_writes_what_python_computes(artifact: Path, tmp_path: Path) -> None:
+    import qcc as package
+
+    x = np.random.default_rng(0).standard_normal((7, 64), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    run = qcc("run", artifact, "--input", f"x={tmp_path / 'x.npy'}", "--output", tmp_path / "out", "--threads", "1")
+    assert run.returncode == 0, run.stderr
+    compiled = package.load(artifact, threads=1)
+    (name,) = compiled.output_names
+    written = np.load(tmp_path / "out" / f"{name}.npy")
+    assert np.array_equal(written, compiled(torch.from_numpy(x)).numpy())
+
+
+def test_artifacts_repeat_byte_for_byte(artifact: Path, tmp_path: Path) -> None:
+    assert qcc("compile", "tiny:mlp", "--recipe", "w4a8", "-o", tmp_path / "again.qcc").returncode == 0
+    first, second = (
+        {path.relative_to(one): path.read_bytes() for path in one.rglob("*") if path.is_file()}
+        for one in (artifact, tmp_path / "again.qcc")
+    )
+    assert {name for name in first if first[name] != second.get(name)} == set()
+    assert set(first) == set(second)
+
+
+def test_bench_prints_its_peers(artifact: Path) -> None:
+    run = qcc("bench", artifact, "--against", "eager", "--batch", "4", "--threads", "1", "--json")
+    assert run.returncode == 0, run.stderr
+    row = json.loads(run.stdout)
+    assert row["latency_ms_p10"] <= row["latency_ms"] <= row["latency_ms_p90"]
+    assert row["against"]["eager"]["ratio"] == pytest.approx(row["against"]["eager"]["latency_ms"] / row["latency_ms"])
+    assert row["threads"] == 1
+    assert row["peak_rss_bytes"] > 0
+
+
+def test_inspect_an_artifact_and_its_text(artifact: Path) -> None:
+    run = qcc("inspect", artifact)
+    assert run.returncode == 0, run.stderr
+    assert "quantized 2 of 2 layers" in run.stdout
+    assert "rows" in run.stdout or "symbol" in run.stdout
+    found = json.loads(qcc("inspect", artifact / "program.mlir", "--json").stdout)
+    assert found["operations"]["qcc.contract"] == 2
+
+
+def test_dry_run_builds_nothing(tmp_path: Path) -> None:
+    run = qcc("compile", "tiny:mlp", "--recipe", "w4a8", "--dry-run", "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert [layer["name"] for layer in found["layers"]] == ["first", "second"]
+    assert all(layer["weights"].startswith("uint4") for layer in found["layers"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dump_ir_numbers_the_passes(tmp_path: Path) -> None:
+    run = qcc("compile", "tiny:mlp", "-o", tmp_path / "m.qcc", "--dump-ir", tmp_path / "ir")
+    assert run.returncode == 0, run.stderr
+    names = sorted(path.name for path in (tmp_path / "ir").iterdir())
+    assert names[0] == "00-import.mlir"
+    assert any("assign-formats" in name for name in names)
+    last = (tmp_path / "ir" / names[-1]).read_text()
+    assert last.startswith("// passes so far: canonicalize")
+
+
+def test_recipes_are_listed_and_printed() -> None:
+    listed = qcc("recipes").stdout
+    assert all(name in listed for name in ("w8a8", "w4a8", "w8", "w4"))
+    assert "weights:" in qcc("recipes", "w4a8").stdout
+    refused(qcc("recipes", "w4a9"), "did you mean 'w4a8'")
+
+
+def test_a_missing_and_a_truncated_pt2(tmp_path: Path) -> None:
+    refused(qcc("compile", tmp_path / "no.pt2", "-o", tmp_path / "o"), "no.pt2")
+    module, args, kwargs, shapes = mlp()
+    good = tmp_path / "good.pt2"
+    torch.export.save(torch.export.export(module, args, kwargs, dynamic_shapes=shapes), good)
+    (tmp_path / "cut.pt2").write_bytes(good.read_bytes()[:-2000])
+    refused(qcc("compile", tmp_path / "cut.pt2", "-o", tmp_path / "o"), "cut.pt2")
+    assert qcc("compile", good, "-o", tmp_path / "ok.qcc").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.pt2", "good.pt2", "ok.qcc"]
+
+
+def test_unsupported_operations_are_listed_at_once(tmp_path: Path) -> None:
+    run = qcc("compile", "tiny:unsupported", "-o", tmp_path / "o")
+    refused(run, "svd", "det", "tiny.py:")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    refused(qcc("compile", "tiny:nan_weights", "-o", tmp_path / "o"), "first.weight", "second.bias")
+
+
+def test_recipes_that_do_not_fit(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("weights: {format: int4, group: 7}\nactivations: {format: int8}\n")
+    refused(qcc("compile", "tiny:mlp", "--recipe", recipe, "-o", tmp_path / "o"), "first", "second", "group 7")
+    recipe.write_text("weights: {format: int4}\noverrides: [{match: thrid, weights: {format: int8}}]\n")
+    refused(qcc("compile", "tiny:mlp", "--recipe", recipe, "-o", tmp_path / "o"), "thrid", "matches no layer")
+    assert not (tmp_path / "o").exists()
+
+
+def test_inputs_that_do_not_fit(artifact: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.zeros((41, 64), np.float32))
+    refused(qcc("run", artifact, "--input", f"x={tmp_path / 'wide.npy'}"), "41", "between 1 and 40")
+    np.save(tmp_path / "double.npy", np.zeros((2, 64)))
+    refused(qcc("run", artifact, "--input", f"x={tmp_path / 'double.npy'}"), "x", "float64", "float32")
+    refused(qcc("run", artifact, "--input", f"y={tmp_path / 'wide.npy'}"), "no input y")
+    refused(qcc("run", artifact), "input 'x'", "is missing")
+    (tmp_path / "text.npy").write_text("not numpy")
+    refused(qcc("run", artifact, "--input", f"x={tmp_path / 'text.npy'}"), "text.npy")
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
+    run = qcc("compile", "tiny:mlp", "-o", tmp_path / "o", "--cc", "/no/such/compiler")
+    refused(run, "/no/such/compiler")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    run = qcc("compile", tmp_path / "no.pt2", "-o", tmp_path / "o", "--debug")
+    assert run.returncode != 0
+    assert "Traceback" in run.stderr
+
+
+def test_a_kill_leaves_no_half_written_artifact(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "qcc.cli", "compile", "tiny:mlp", "-o", str(tmp_path / "m.qcc")]
+    process = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".m.qcc.*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qcc.artifact import Coverage, Manifest, read_manifest, unzip, write_manifest, written_aside, zip_folder
+from qcc.calling import Signature
+from qcc.errors import CheckpointError, QccError
+from qcc.recipes.load import load_recipe
+
+
+def manifest() -> Manifest:
+    coverage = Coverage(layers=(), bytes_before=8, bytes_after=4)
+    signature = Signature(inputs=(), outputs=(), in_spec="", out_spec="")
+    return Manifest(qcc="0", target="cpu", recipe=load_recipe("w8"), signature=signature, coverage=coverage)
+
+
+def make(folder: Path) -> Path:
+    with written_aside(folder) as aside:
+        (aside / "c").mkdir()
+        (aside / "c" / "model.c").write_text("int x;\n")
+        (aside / "weights.bin").write_bytes(bytes(range(256)))
+        write_manifest(aside, manifest())
+    return folder
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    found = read_manifest(make(tmp_path / "m.qcc"))
+    assert set(found.files) == {"c/model.c", "weights.bin"}
+    assert [path.name for path in tmp_path.iterdir()] == ["m.qcc"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (lambda folder: (folder / "weights.bin").write_bytes(b"short"), "weights.bin: has 5 bytes, should have 256"),
+        (lambda folder: (folder / "weights.bin").write_bytes(bytes(256)), "weights.bin: does not have the checksum"),
+        (lambda folder: (folder / "c" / "model.c").unlink(), "c/model.c: is missing"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "the manifest is damaged"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": "other"}'), "of another kind"),
+        (lambda folder: (folder / "manifest.json").unlink(), "not a qcc artifact"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: object, part: str) -> None:
+    folder = make(tmp_path / "m.qcc")
+    assert callable(damage)
+    damage(folder)
+    with pytest.raises(CheckpointError) as caught:
+        read_manifest(folder)
+    assert part in str(caught.value)
+
+
+def test_a_newer_version_and_a_path_outside_are_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m.qcc")
+    data = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**data, "version": 2}))
+    with pytest.raises(CheckpointError, match="artifact version 2"):
+        read_manifest(folder)
+    outside = {**data, "files": {"../secret": {"bytes": 1, "sha256": ""}}}
+    (folder / "manifest.json").write_text(json.dumps(outside))
+    with pytest.raises(CheckpointError, match="lies outside"):
+        read_manifest(folder)
+
+
+def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m.qcc")
+
+    def fail() -> None:
+        with written_aside(folder) as aside:
+            (aside / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["m.qcc"]
+    read_manifest(folder)
+    make(folder)  # an artifact may be replaced
+    read_manifest(folder)
+
+
+def test_a_foreign_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(QccError, match="no qcc artifact"), written_aside(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_zip_round_trip_and_equal_bytes(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m.qcc")
+    zip_folder(folder, tmp_path / "a.zip")
+    zip_folder(folder, tmp_path / "b.zip")
+    blob = (tmp_path / "a.zip").read_bytes()
+    assert blob == (tmp_path / "b.zip").read_bytes()
+    (tmp_path / "out").mkdir()
+    unzip(blob, tmp_path / "out")
+    assert read_manifest(tmp_path / "out") == read_manifest(folder)
+    with pytest.raises(CheckpointError):
+        unzip(blob[: len(blob) // 2], tmp_path / "half")
