@@ -97,8 +97,11 @@ def row_overrides(found: Sequence[tuple[LayerScheme, Iterable[str]]], names: Seq
 
     `names` are those of all layers; a pattern that would mean others as well is written as an exact one.
     """
-    rows = [_row_override(scheme, roles, names) for scheme, roles in found]
-    return yaml.safe_dump({"overrides": rows}, default_flow_style=None, sort_keys=False, width=1000)
+    lines = ["overrides:"]
+    for scheme, roles in found:
+        override = _row_override(scheme, roles, names)
+        lines.append(f"  - {yaml.safe_dump(override, default_flow_style=True, sort_keys=False, width=1000).strip()}")
+    return "\n".join(lines)
 
 
 def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str]) -> dict[str, object]:
@@ -107,9 +110,8 @@ def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str
     plain = Override(match=scheme.name)
     override: dict[str, object] = {"match": scheme.name if sum(matches(plain, n) for n in names) == 1 else exact}
     if "weights" in roles:
-        override["weights"] = scheme.weights.model_copy(update={"group": "row"}).model_dump(exclude_defaults=True)
+        override["weights"] = {**scheme.weights.model_dump(exclude_defaults=True), "group": "row"}
     if "activations" in roles:
-        override["activations"] = scheme.activations.model_copy(update={"group": None}).model_dump(
-            exclude_defaults=True
-        )
+        activations = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
+        override["activations"] = {**activations, "granularity": "token"}
     return override

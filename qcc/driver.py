@@ -30,6 +30,7 @@ from qcc.frontend.source import load_source
 from qcc.golden import golden_of
 from qcc.interpreter.interpreter import program_of
 from qcc.ir.context import QccContext
+from qcc.ir.store import WeightStore
 from qcc.passes.pipeline import pipeline, run_passes
 from qcc.recipes.load import RecipeSource, load_recipe
 
@@ -140,11 +141,12 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)
+    float_module, float_store = imported.module.clone(), WeightStore({key: imported.store[key] for key in imported.store})
     original = _optimise(pipeline(recipe), imported, options.dump_ir, say)
     module, store = imported.module, imported.store
     coverage = coverage_of(module, store, original, before)
     say("running the interpreter for golden vectors")
-    golden = golden_of(module, store, example)
+    golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
         (folder / PROGRAM).write_text(module_text(module), "utf-8")
         store.save(folder / WEIGHTS)

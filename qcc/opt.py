@@ -71,7 +71,7 @@ class OptMain(xDSLOptMain):
                 verify(before, module, after)
             name = before.name if before is not None else "input"
             header = f"// pipeline: {','.join(str(one.pipeline_pass_spec()) for one in passes)}\n// after: {name}\n"
-            (folder / f"{count:02}-{name}.mlir").write_text(f"{header}{module}\n")
+            (folder / f"{count:02}-{name}.mlir").write_text(f"{header}{module!s}\n")
             count += 1
 
         self.pipeline = PassPipeline(passes, dump)

@@ -15,6 +15,8 @@ import transformers
 from torch import nn
 from torch.export import Dim
 
+from qcc.frontend.static_cache import CachedCausalModel
+
 Model = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
 
 DYNAMIC = Dim.DYNAMIC
@@ -161,6 +163,27 @@ def vit() -> Model:
     return transformers.ViTModel(config).eval(), (), {"pixel_values": images(2, 24)}, {"pixel_values": {0: DYNAMIC}}
 
 
+def cached_llama(length: int = 24) -> Model:
+    """A Llama that keeps keys and values in a static cache of `length` tokens."""
+    torch.manual_seed(8)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_decoder_sizes()))
+    kwargs = {"input_ids": tokens(1, 5), "cache_position": torch.arange(5)}
+    shapes = {"input_ids": {1: DYNAMIC}, "cache_position": {0: DYNAMIC}}
+    return CachedCausalModel(model.eval(), length).eval(), (), kwargs, shapes
+
+
+def narrow(model: Model, dtype: torch.dtype) -> Model:
+    """Convert a model and its floating-point examples to a narrower type."""
+    module, args, kwargs, shapes = model
+
+    def convert(value: Any) -> Any:
+        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(dtype) if floating else value
+
+    converted = {key: convert(value) for key, value in kwargs.items()}
+    return module.to(dtype), tuple(convert(value) for value in args), converted, shapes
+
+
 def images(batch: int, size: int, width: int | None = None) -> torch.Tensor:
     """Draw images, f32[batch, 3, size, width or size]."""
     generator = torch.Generator().manual_seed(batch * 1000 + size)
@@ -261,3 +284,11 @@ MODELS: dict[str, Callable[[], Model]] = {
     "mobilenet": mobilenet,
 }
 """Every model without state, by name."""
+
+NARROW: dict[str, Callable[[], Model]] = {
+    "bert_bf16": lambda: narrow(bert(), torch.bfloat16),
+    "llama_bf16": lambda: narrow(llama(), torch.bfloat16),
+    "gemma_f16": lambda: narrow(gemma(), torch.float16),
+    "resnet_f16": lambda: narrow(resnet(), torch.float16),
+}
+"""Models in half precision, by name."""

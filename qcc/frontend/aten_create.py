@@ -39,10 +39,9 @@ def count(b: Builder, size: Dim, start: Dim | int = 0, step: int = 1) -> SSAValu
 def arange(b: Builder, call: Call) -> Values:
     """`start + step * i`; with a fractional start or step, in floating point."""
     kind = call.result
-    start = call.arguments.get("start") or 0
-    step = call.arguments.get("step") or 1
-    whole = isinstance(start, int | Dim) and isinstance(step, int)
-    if whole:
+    start = call.raw("start") if "start" in call.arguments else 0
+    step = call.raw("step") if "step" in call.arguments else 1
+    if isinstance(start, int | Dim) and isinstance(step, int):
         return b.cast(count(b, kind.shape[0], start, step), kind.scalar)
     if not kind.is_float or isinstance(start, Dim):
         raise Refusal("arange of integers between fractional bounds", "use integer bounds")

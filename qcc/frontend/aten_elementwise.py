@@ -11,7 +11,6 @@ from xdsl.ir import SSAValue
 from qcc.frontend.builder import Builder
 from qcc.frontend.call import Call, Handler, Values
 from qcc.frontend.dtypes import Number, promote
-from qcc.frontend.refusal import Refusal
 from qcc.ir.dims import Dim
 from qcc.ir.types import TensorType, type_of
 
@@ -68,6 +67,35 @@ def _trunc(b: Builder, value: SSAValue) -> SSAValue:
     return b.where(b.with_number("lt", value, 0), up, b.unary("floor", value))
 
 
+def log1p(b: Builder, call: Call) -> Values:
+    """`log(1 + x)`, exact for small x."""
+    return _log1p(b, b.cast(call.value("self"), call.result.scalar))
+
+
+def _log1p(b: Builder, value: SSAValue) -> SSAValue:
+    """Compute `log(u) * x / (u - 1)` for u = 1 + x rounded (Goldberg, ACM Computing Surveys 23(1), theorem 4)."""
+    near = b.with_number("add", value, 1.0)
+    step = b.with_number("sub", near, 1.0)
+    exact = b.binary("mul", b.unary("log", near), b.binary("div", value, step))
+    # without a step there is nothing to divide by, and an infinite one would give inf / inf
+    exact = b.where(b.with_number("eq", value, math.inf), value, exact)
+    return b.where(b.with_number("eq", step, 0.0), value, exact)
+
+
+def expm1(b: Builder, call: Call) -> Values:
+    """`exp(x) - 1`, exact for small x."""
+    return _expm1(b, b.cast(call.value("self"), call.result.scalar))
+
+
+def _expm1(b: Builder, value: SSAValue) -> SSAValue:
+    """Compute `(u - 1) * x / log(u)` for u = exp(x) near 1, else `u - 1` (Kahan's method)."""
+    grown = b.unary("exp", value)
+    step = b.with_number("sub", grown, 1.0)
+    exact = b.binary("mul", step, b.binary("div", value, b.unary("log", grown)))
+    near = b.with_number("lt", b.unary("abs", value), 0.5)
+    return b.where(b.with_number("eq", step, 0.0), value, b.where(near, exact, step))
+
+
 def sign(b: Builder, call: Call) -> Values:
     """`(x > 0) - (x < 0)`."""
     value, scalar = call.value("self"), call.result.scalar
@@ -90,13 +118,12 @@ _BOOLEAN = {"add": "or", "mul": "and", "max": "or", "min": "and"}
 
 
 def arithmetic(b: Builder, call: Call, *, function: str, left: str = "self", right: str = "other") -> Values:
-    """Combine two operands in the result's element type; `alpha` scales the second."""
+    """Combine two operands in the result's element type; `alpha` scales the one on the right."""
     scalar = call.result.scalar
     lhs, rhs = b.operand(call.raw(left), scalar), b.operand(call.raw(right), scalar)
     alpha = call.arguments.get("alpha", 1)
     if alpha != 1:
-        scaled = b.binary("mul", rhs if right == "other" else lhs, b.operand(alpha, scalar))
-        lhs, rhs = (lhs, scaled) if right == "other" else (scaled, rhs)
+        rhs = b.binary("mul", rhs, b.operand(alpha, scalar))
     # torch's sums and products of truth values are disjunctions and conjunctions
     return b.binary(_BOOLEAN.get(function, function) if scalar == "i1" else function, lhs, rhs)
 
@@ -109,9 +136,19 @@ def divide(b: Builder, call: Call) -> Values:
         return b.binary("floordiv", lhs, rhs)
     if mode is None:
         return b.binary("div", lhs, rhs)
-    if not call.result.is_float:
-        raise Refusal("integer division rounding towards zero", "use rounding_mode='floor'")
-    return _trunc(b, b.binary("div", lhs, rhs))
+    if call.result.is_float:
+        return _trunc(b, b.binary("div", lhs, rhs))
+    quotient = b.binary("floordiv", b.unary("abs", lhs), b.unary("abs", rhs))
+    negative = b.binary("xor", b.with_number("lt", lhs, 0), b.with_number("lt", rhs, 0))
+    return b.where(negative, b.unary("neg", quotient), quotient)
+
+
+def fmod(b: Builder, call: Call) -> Values:
+    """The remainder with the sign of the dividend."""
+    scalar = call.result.scalar
+    lhs, rhs = (b.operand(call.raw(name), scalar) for name in ("self", "other"))
+    size = b.binary("mod", b.unary("abs", lhs), b.unary("abs", rhs))
+    return b.where(b.with_number("lt", lhs, 0), b.unary("neg", size), size)
 
 
 def _operand_type(value: object) -> TensorType | Number:
@@ -192,8 +229,8 @@ def leaky_relu(b: Builder, call: Call) -> Values:
 def elu(b: Builder, call: Call) -> Values:
     """`x > 0 ? scale * x : alpha * scale * (exp(input_scale * x) - 1)` (arXiv 1511.07289)."""
     value, scale = call.value("self"), call.real("scale")
-    grown = b.unary("exp", b.with_number("mul", value, call.real("input_scale")))
-    below = b.with_number("mul", b.with_number("sub", grown, 1.0), call.real("alpha") * scale)
+    grown = _expm1(b, b.with_number("mul", value, call.real("input_scale")))
+    below = b.with_number("mul", grown, call.real("alpha") * scale)
     return b.where(b.with_number("gt", value, 0), b.with_number("mul", value, scale), below)
 
 
@@ -203,7 +240,7 @@ def softplus(b: Builder, call: Call) -> Values:
     scaled = b.with_number("mul", value, beta)
     # exp of what the threshold lets through only, so that the branch not taken cannot overflow
     bounded = b.with_number("min", scaled, call.real("threshold"))
-    curve = b.unary("log", b.with_number("add", b.unary("exp", bounded), 1.0))
+    curve = _log1p(b, b.unary("exp", bounded))
     return b.where(b.with_number("gt", scaled, call.real("threshold")), value, b.with_number("div", curve, beta))
 
 
@@ -227,6 +264,8 @@ TABLE: dict[object, Handler] = {
     **{getattr(aten, name).default: partial(logical, function=function) for name, function in _LOGICAL.items()},
     aten.isnan.default: partial(predicate, function="isnan"),
     aten.isinf.default: isinf,
+    aten.log1p.default: log1p,
+    aten.expm1.default: expm1,
     aten.gelu.default: gelu,
     aten.logical_not.default: logical_not,
     aten.bitwise_not.default: bitwise_not,
@@ -250,6 +289,8 @@ TABLE: dict[object, Handler] = {
     aten.floor_divide.default: partial(arithmetic, function="floordiv"),
     aten.remainder.Tensor: partial(arithmetic, function="mod"),
     aten.remainder.Scalar: partial(arithmetic, function="mod"),
+    aten.fmod.Tensor: fmod,
+    aten.fmod.Scalar: fmod,
     aten.maximum.default: partial(arithmetic, function="max"),
     aten.minimum.default: partial(arithmetic, function="min"),
     aten.max.other: partial(arithmetic, function="max"),

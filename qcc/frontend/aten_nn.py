@@ -176,7 +176,8 @@ def attention(b: Builder, call: Call) -> Values:
         raise Refusal("attention over a dynamic head size", "keep the size of heads static")
     scale = call.real("scale") if call.given("scale") else 1.0 / math.sqrt(width or 1)
     mask = _mask(b, call, scalar, len(lead))
-    op = AttentionOp(*tensors, mask, scale=scale, causal=call.flag("is_causal"))
+    wide_query, wide_key, wide_value = tensors
+    op = AttentionOp(wide_query, wide_key, wide_value, mask, scale=scale, causal=call.flag("is_causal"))
     return b.reshape(b.add(op), call.result.shape)
 
 

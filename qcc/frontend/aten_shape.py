@@ -50,8 +50,9 @@ def transposition(call: Call) -> list[int]:
     rank = type_of(call.value("self")).rank
     if "dims" in call.arguments:
         return call.axes("dims", rank)
-    if "dim0" in call.arguments:
-        return swap(rank, call.integer("dim0"), call.integer("dim1"))
+    for first, second in (("dim0", "dim1"), ("axis0", "axis1")):
+        if first in call.arguments:
+            return swap(rank, call.integer(first), call.integer(second))
     if call.node.target is aten.numpy_T.default:
         return list(range(rank))[::-1]
     return swap(rank, rank - 2, rank - 1) if rank > 1 else list(range(rank))

@@ -16,6 +16,7 @@ from qcc.errors import Problem, ShapeError, UnsupportedOp
 from qcc.frontend import signature, stored
 from qcc.frontend.aten_table import DROPPED
 from qcc.frontend.builder import Builder
+from qcc.frontend.decompose import decompose_unknown
 from qcc.frontend.importer import Importer, exported_type
 from qcc.frontend.inline import flatten
 from qcc.frontend.refusal import Refusal
@@ -57,6 +58,7 @@ def import_program(program: torch.export.ExportedProgram, name: str = "main") ->
         CheckpointError: listing every weight that is missing or not finite.
         ShapeError: listing every weight or input without elements.
     """
+    program = decompose_unknown(program)
     graph, symbols = flatten(program.graph_module, DROPPED), Symbols.of(program)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     becoming, written_inputs = signature.mutations(program)

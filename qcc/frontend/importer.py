@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from torch._ops import OpOverload
 from torch.fx import Node
 from xdsl.ir import SSAValue
 
@@ -112,10 +113,11 @@ class Importer:
         return scatter(self.builder, self._call(node), new)
 
     def _call(self, node: Node) -> Call:
-        if not isinstance(node.target, torch._ops.OpOverload):
+        if not isinstance(node.target, OpOverload):
             raise Refusal("qcc does not have this operator", "rewrite this line with supported operators")
+        schema = node.target._schema  # pyright: ignore[reportPrivateUsage]  # there is no public way to it
         arguments: dict[str, object] = {}
-        for position, parameter in enumerate(node.target._schema.arguments):
+        for position, parameter in enumerate(schema.arguments):
             if position < len(node.args):
                 value: object = node.args[position]
             elif parameter.name in node.kwargs:

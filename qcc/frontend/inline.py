@@ -5,6 +5,8 @@ The element types of the nodes inside an autocast block are those that autocast 
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch.fx import Graph, GraphModule, Node
 
@@ -20,7 +22,7 @@ def flatten(module: GraphModule, dropped: frozenset[object]) -> Graph:
 
     Nodes of the operators `dropped`, and what only they used, are left out. Writes to tensors are kept.
     """
-    graph, known = Graph(), dict[Node, object]()
+    graph, known = Graph(), dict[Node, Any]()
     result = _copy(module, graph, known, top=True)
     graph.output(result)
     for node in graph.nodes:
@@ -30,8 +32,8 @@ def flatten(module: GraphModule, dropped: frozenset[object]) -> Graph:
     return graph
 
 
-def _copy(module: GraphModule, graph: Graph, known: dict[Node, object], *, top: bool) -> object:
-    blocks: dict[Node, object] = {}
+def _copy(module: GraphModule, graph: Graph, known: dict[Node, Any], *, top: bool) -> Any:
+    blocks: dict[Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "output":
             return torch.fx.map_arg(node.args[0], lambda one: known[one])
@@ -42,22 +44,22 @@ def _copy(module: GraphModule, graph: Graph, known: dict[Node, object], *, top: 
         elif node.args and isinstance(node.args[0], Node) and node.args[0] in blocks:
             results = blocks[node.args[0]]
             known[node] = results[node.args[1]] if isinstance(results, tuple | list) else results
-        elif node.op != "get_attr" or not isinstance(_attribute(module, node), GraphModule):
+        elif node.op != "get_attr" or not isinstance(_attribute(module, node), torch.nn.Module):
             known[node] = graph.node_copy(node, lambda one: known[one])
     return ()
 
 
-def _copy_block(module: GraphModule, node: Node, graph: Graph, known: dict[Node, object]) -> object:
+def _copy_block(module: GraphModule, node: Node, graph: Graph, known: dict[Node, Any]) -> Any:
     position = _BLOCKS[node.target]
-    body = _attribute(module, node.args[position])
+    body = _attribute(module, cast(Node, node.args[position]))
     inputs = [one for one in body.graph.nodes if one.op == "placeholder"]
     outer = torch.fx.map_arg(node.args[position + 1 :], lambda one: known[one])
-    inner = dict[Node, object](zip(inputs, outer, strict=True))
+    inner = dict[Node, Any](zip(inputs, outer, strict=True))
     return _copy(body, graph, inner, top=False)
 
 
-def _attribute(module: GraphModule, node: Node) -> GraphModule:
-    found: object = module
+def _attribute(module: GraphModule, node: Node) -> Any:
+    found: Any = module
     for part in str(node.target).split("."):
         found = getattr(found, part)
-    return found  # type: ignore[return-value]
+    return found

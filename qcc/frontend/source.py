@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -83,7 +83,7 @@ def _export(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep torch from logging tracebacks that the raised error repeats."""
     logger = logging.getLogger("torch.export")
     before = logger.disabled
@@ -102,6 +102,13 @@ def _load_pt2(path: Path) -> ExportedProgram:
             f"{path}: not a complete .pt2 file ({path.stat().st_size} bytes)",
             fix="save it again with torch.export.save, or copy it whole",
         )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})", fix="save or copy it again") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: '{damaged}' in it is damaged (checksum)", fix="save or copy it again")
     try:
         with _quiet():
             return _load_with_known_classes(path)

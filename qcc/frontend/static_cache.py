@@ -27,7 +27,7 @@ class PositionedLayer(StaticLayer):
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__(max_cache_len=keys.shape[2])
-        self.keys, self.values = keys, values
+        self.keys, self.values = self.buffers = keys, values
         self.is_initialized = True
         self.positions = torch.zeros(1, dtype=torch.long)
 
@@ -35,9 +35,10 @@ class PositionedLayer(StaticLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values and return all of them."""
-        self.keys.index_copy_(2, self.positions, key_states)
-        self.values.index_copy_(2, self.positions, value_states)
-        return self.keys, self.values
+        keys, values = self.buffers
+        keys.index_copy_(2, self.positions, key_states)
+        values.index_copy_(2, self.positions, value_states)
+        return keys, values
 
     def get_seq_length(self) -> Any:
         """Return the position of the first new token, which the mask counts from."""
@@ -74,7 +75,7 @@ class CachedCausalModel(nn.Module):
         outputs = self.model(
             input_ids=input_ids,
             position_ids=cache_position.unsqueeze(0),
-            past_key_values=Cache(layers=layers),
+            past_key_values=Cache(layers=list[Any](layers)),
             use_cache=True,
         )
         return outputs.logits

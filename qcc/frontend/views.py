@@ -65,6 +65,12 @@ _PIECES = frozenset(
 )
 
 
+ALIASES: frozenset[object] = (
+    frozenset(_ALWAYS_VIEWS) | _VIEWS_IF_SAME_TYPE | _VIEWS_IF_STRIDES_ALLOW | _VIEWS_AT_INFERENCE | _PIECES
+)
+"""Operators whose result may share memory with their first argument."""
+
+
 def base_of(node: Node) -> Node | None:
     """Return the node whose memory a node shares, None if it has its own."""
     if node.target is operator.getitem:

@@ -41,8 +41,8 @@ def collect(stored: Iterable[Stored], used: frozenset[str]) -> Weights:
         if one.placeholder not in used:
             continue
         tensor = one.tensor
-        if not isinstance(tensor, torch.Tensor) or (found := _unusable(tensor)):
-            what = found if isinstance(tensor, torch.Tensor) else "is missing from the exported program"
+        what = _unusable(tensor)
+        if what or not isinstance(tensor, torch.Tensor):
             problems.append(Problem(one.name, what, "export the model with real, dense weights"))
             continue
         if tensor.numel() == 0:
@@ -62,7 +62,9 @@ def collect(stored: Iterable[Stored], used: frozenset[str]) -> Weights:
     return Weights(store, keys, memory)
 
 
-def _unusable(tensor: torch.Tensor) -> str:
+def _unusable(tensor: object) -> str:
+    if not isinstance(tensor, torch.Tensor):
+        return "is missing from the exported program"
     if tensor.layout != torch.strided or tensor.is_quantized:
         return f"is stored as {tensor.layout}, qcc takes dense tensors"
     if tensor.dtype not in SCALAR_NAMES:

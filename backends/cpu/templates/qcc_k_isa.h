@@ -55,6 +55,8 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
 #undef QCC_V_SET
 #undef QCC_V_ZERO
 #undef QCC_V_FMA
+#undef QCC_V_MAX
+#undef QCC_LANES
 #undef QCC_W
 #undef QCC_W_BYTES
 #undef QCC_W_LOAD

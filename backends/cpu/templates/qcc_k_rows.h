@@ -2,28 +2,22 @@
 
 QCC_HELPER void QCC_FN(qcc_norm_row)(const qcc_norm *a, const float *x, float *y) {
     const int64_t k = a->k;
-    float lane[16] = {0}, mean = 0.0f;
+    float mean = 0.0f;
     if (a->kind == QCC_NORM_LAYER) mean = QCC_FN(qcc_sum)(x, k) / (float)k;
-    int64_t i = 0;
-    for (; i + 16 <= k; i += 16)
-        for (int j = 0; j < 16; j++) {
-            const float v = x[i + j] - mean;
-            lane[j] = QCC_FMA(v, v, lane[j]);
-        }
-    for (int j = 0; i + j < k; j++) {
-        const float v = x[i + j] - mean;
-        lane[j] = QCC_FMA(v, v, lane[j]);
-    }
-    const float scale = 1.0f / sqrtf(QCC_FN(qcc_sum_lanes)(lane) / (float)k + a->eps);
+    const float scale = 1.0f / sqrtf(QCC_FN(qcc_sum_squares)(x, mean, k) / (float)k + a->eps);
     const float *gamma = a->gamma, *beta = a->beta;
-    QCC_IVDEP for (i = 0; i < k; i++) y[i] = (x[i] - mean) * scale;
+    if (gamma && beta && a->kind == QCC_NORM_LAYER) {
+        QCC_IVDEP for (int64_t i = 0; i < k; i++) y[i] = QCC_FMA((x[i] - mean) * scale, gamma[i], beta[i]);
+        return;
+    }
+    QCC_IVDEP for (int64_t i = 0; i < k; i++) y[i] = (x[i] - mean) * scale;
     if (gamma && a->kind == QCC_NORM_RMS_PLUS1) {
-        QCC_IVDEP for (i = 0; i < k; i++) y[i] = y[i] * (1.0f + gamma[i]);
+        QCC_IVDEP for (int64_t i = 0; i < k; i++) y[i] = y[i] * (1.0f + gamma[i]);
     } else if (gamma) {
-        QCC_IVDEP for (i = 0; i < k; i++) y[i] = y[i] * gamma[i];
+        QCC_IVDEP for (int64_t i = 0; i < k; i++) y[i] = y[i] * gamma[i];
     }
     if (beta) {
-        QCC_IVDEP for (i = 0; i < k; i++) y[i] = y[i] + beta[i];
+        QCC_IVDEP for (int64_t i = 0; i < k; i++) y[i] = y[i] + beta[i];
     }
 }
 

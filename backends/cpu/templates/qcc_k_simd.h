@@ -23,6 +23,7 @@
 #define QCC_V_SET(x) _mm512_set1_ps(x)
 #define QCC_V_ZERO() _mm512_setzero_ps()
 #define QCC_V_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define QCC_V_MAX(a, b) _mm512_max_ps(a, b)
 #define QCC_W __m512i
 #define QCC_W_BYTES 64
 #define QCC_W_LOAD(p) _mm512_loadu_si512(p)
@@ -46,6 +47,7 @@
 #define QCC_V_SET(x) _mm256_set1_ps(x)
 #define QCC_V_ZERO() _mm256_setzero_ps()
 #define QCC_V_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define QCC_V_MAX(a, b) _mm256_max_ps(a, b)
 #define QCC_W __m256i
 #define QCC_W_BYTES 32
 #define QCC_W_LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
@@ -70,6 +72,7 @@
 #define QCC_V_SET(x) ((qcc_vector4){(x), (x), (x), (x)})
 #define QCC_V_ZERO() ((qcc_vector4){0.0f, 0.0f, 0.0f, 0.0f})
 #define QCC_V_FMA(a, b, c) ((a) * (b) + (c))
+#define QCC_V_MAX(a, b) qcc_vector4_max(a, b)
 #define QCC_W uint64_t
 #define QCC_W_BYTES 8
 #define QCC_W_LOAD(p) qcc_load_word(p)
@@ -81,6 +84,11 @@
 #define QCC_GEMM_ROWS 3
 #define QCC_GEMM_PANELS 1
 typedef float qcc_vector4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t qcc_mask4 __attribute__((vector_size(16), aligned(4)));
+static inline qcc_vector4 qcc_vector4_max(qcc_vector4 a, qcc_vector4 b) {
+    const qcc_mask4 first = a > b;
+    return (qcc_vector4)((first & (qcc_mask4)a) | (~first & (qcc_mask4)b));
+}
 #endif
 
 #define QCC_HELPER static inline __attribute__((always_inline)) QCC_TARGET
