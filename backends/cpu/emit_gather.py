@@ -56,9 +56,8 @@ def _index(low: Lowering, x: View, axis: int, indices: list[SSAValue], y: View, 
     walked = replace(x, shape=y.shape, strides=strides)
     walked, moved, *places = low.collapsed([walked, y, *spread])
     fields = {
-        # one kernel reads and writes, so its struct holds a plain pointer either way
-        "x": write(walked, "void"),
-        "y": read(moved, "void") if writes else write(moved, "void"),
+        "x": write(walked, "void"),  # the kernel's members serve reading and writing, so neither is const
+        "y": write(moved, "void"),
         **nd_fields({"x_stride": walked, "y_stride": moved}),
         "indices": len(indices),
         "index": Array([read(one) for one in places]),
