@@ -229,7 +229,7 @@ class CpuProgram:
             self._sessions.clear()
             if self._model:
                 self._library.close(self._model)
-                self._model = ctypes.c_void_p()
+                self._model.value = None  # when Python shuts down, the names of other modules are gone
 
     def __del__(self) -> None:
         if hasattr(self, "_lock"):
