@@ -20,8 +20,8 @@ from qcc.backends.cpu.emitter import Lowered, arena_of, lifetimes, lower
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.project import program_of
 from qcc.errors import QccError
+from qcc.ir.binding import bind_symbols
 from qcc.ir.store import WeightStore
-from qcc.ir.types import type_of
 from tests import zoo
 from tests.compiling import apart, compile_fitting, exported
 
@@ -155,8 +155,7 @@ def test_temporaries_share_one_arena(recipe: str) -> None:
     compiled = qcc.compile(module, args, kwargs, dynamic_shapes=shapes, recipe=recipe, threads=2)
     low = lowered(compiled)
     lives, plan = lifetimes(low.schedule), arena_of(low)
-    batch, length = (str(dim) for dim in type_of(low.program.body.block.args[0]).shape)
-    symbols = {batch: 4, length: 64}
+    symbols = bind_symbols(low.program, {name: (4, 64) for name in low.program.input_names})
     total = sum(life.size.evaluate(symbols) for life in lives)
     # two neighbours in a chain are always alive together: a fair plan of a deep model is far below half
     assert plan.bytes_for(symbols) < total / 2
