@@ -202,6 +202,7 @@ def test_inputs_that_do_not_fit_are_refused_and_leave_the_program_usable() -> No
         ({"input_ids": ids[:, :0], "attention_mask": mask[:, :0]}, "0"),
         ({"input_ids": ids + 97, "attention_mask": mask}, "outside"),
         ({"input_ids": -ids, "attention_mask": mask}, "outside"),
+        ({"input_ids": ids, "attention_mask": mask[:1]}, "outside"),
         (inputs_of("bert", (1, 41)), ""),  # one position more than the model has
         ({**good, "token_type_ids": ids}, "token_type_ids"),
     ]
