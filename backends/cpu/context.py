@@ -121,12 +121,14 @@ def shape_context(program: ProgramOp) -> dict[str, Any]:
         UnsupportedOp: if a symbol appears in no input dimension of the form `a * symbol + b`.
     """
     bindings: dict[str, str] = {}
+    origins: dict[str, dict[str, int]] = {}
     checks: list[dict[str, Any]] = []
     dims: list[Dim] = []
     for index, argument in enumerate(program.body.block.args):
         for axis, dim in enumerate(type_of(argument).shape):
             solved = _solve(dim, f"inputs[{index}].shape[{axis}]", bindings)
             bindings |= solved
+            origins |= {one: {"input": index, "axis": axis} for one in solved}
             if not (solved and str(dim) in solved):
                 checks.append({"input": index, "axis": axis, "text": c_dim(dim), "name": c_string(str(dim))})
                 dims.append(dim)
@@ -134,7 +136,7 @@ def shape_context(program: ProgramOp) -> dict[str, Any]:
         problems = [Problem(one, "appears in no input dimension by itself") for one in unbound]
         raise UnsupportedOp("the values of shape symbols cannot be read off the inputs", problems)
     ranges = [
-        {"name": c_string(name), "symbol": c_symbol(name), "low": low, "high": _bound(high)}
+        {"name": c_string(name), "symbol": c_symbol(name), "low": low, "high": _bound(high), **origins[name]}
         for name, (low, high) in program.symbol_ranges.items()
     ]
     return {
