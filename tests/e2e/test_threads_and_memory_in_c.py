@@ -19,6 +19,7 @@ import qcc
 from qcc.backends.cpu.emitter import Lowered, arena_of, lifetimes, lower
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.project import program_of
+from qcc.backends.cpu.runtime import CpuProgram
 from qcc.errors import QccError
 from qcc.ir.binding import bind_symbols
 from qcc.ir.store import WeightStore
@@ -77,6 +78,19 @@ def test_two_threads_compute_what_one_does(recipe: str, tmp_path: Path) -> None:
     second: list[Inputs] = []
     side_by_side(runner(loaded[0], inputs[:50], first), runner(loaded[1], inputs[50:], second))
     assert all(equal(one, other) for one, other in zip(first + second, serial, strict=True))
+
+
+def test_one_loaded_program_serves_two_threads() -> None:
+    """A program without state gives every thread a session of its own."""
+    compiled = compile_fitting(exported("bert"), "w4a8")
+    program = CpuProgram(compiled.folder / "c", 2)
+    inputs = texts(60)
+    serial = [program.run(one) for one in inputs]
+    found: list[list[Inputs]] = [[], []]
+    jobs = [lambda i=i: found[i].extend(program.run(one) for one in inputs[i::2]) for i in range(2)]
+    side_by_side(*jobs)
+    for i, results in enumerate(found):
+        assert all(equal(one, other) for one, other in zip(results, serial[i::2], strict=True))
 
 
 def test_threads_that_share_a_cache_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -143,8 +157,15 @@ def lowered(compiled: qcc.Compiled) -> Lowered:
 
 def bert_of_64_positions() -> zoo.Model:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 96}
-    model = transformers.BertModel(transformers.BertConfig(vocab_size=97, max_position_embeddings=64, **sizes))
+    config = transformers.BertConfig(
+        vocab_size=97,
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        intermediate_size=96,
+        max_position_embeddings=64,
+    )
+    model = transformers.BertModel(config)
     _, _, kwargs, shapes = zoo.bert()
     return model.eval(), (), kwargs, shapes
 
