@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from qcc.backends.cpu.weights import TORCH_SCALARS
+from qcc.backends.cpu.weights import TORCH_DTYPES
 from qcc.errors import CheckpointError, Problem, QccError, ShapeError
 
 INTERFACE = "interface.json"
@@ -178,7 +178,7 @@ class CpuProgram:
         self._check(session, library.output_shapes(session, given, count, made, len(ports)))
         outputs: dict[str, torch.Tensor] = {}
         for slot, port in zip(made, ports, strict=False):
-            output = torch.empty(list(slot.shape[: slot.rank]), dtype=TORCH_SCALARS[port.scalar])
+            output = torch.empty(list(slot.shape[: slot.rank]), dtype=TORCH_DTYPES[port.scalar])
             slot.data = output.data_ptr()
             outputs[port.name] = output
         self._check(session, library.run(session, given, count, made, len(ports)))
@@ -192,8 +192,8 @@ class CpuProgram:
             where, shape = f"input '{port.name}'", f"[{', '.join(port.shape)}]"
             if tensor is None:
                 problems.append(Problem(where, "is missing", f"pass a tensor of shape {shape}"))
-            elif tensor.dtype != TORCH_SCALARS[port.scalar]:
-                wanted = TORCH_SCALARS[port.scalar]
+            elif tensor.dtype != TORCH_DTYPES[port.scalar]:
+                wanted = TORCH_DTYPES[port.scalar]
                 problems.append(Problem(where, f"has dtype {tensor.dtype}, expected {wanted}", f"use .to({wanted})"))
             elif tensor.ndim != len(port.shape):
                 problems.append(Problem(where, f"has shape {list(tensor.shape)}, the program takes {shape}"))
@@ -245,4 +245,4 @@ def _describe(slot: Any, tensor: torch.Tensor) -> None:
         slot.shape[axis] = size
 
 
-_SCALARS = {dtype: scalar for scalar, dtype in TORCH_SCALARS.items()}
+_SCALARS = {dtype: scalar for scalar, dtype in TORCH_DTYPES.items()}
