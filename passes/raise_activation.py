@@ -6,6 +6,8 @@
     x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x^3))) / 2      ->  gelu_tanh(x)
     min(max(x + 3, 0), 6) / 6, x * min(max(x + 3, 0), 6) / 6   ->  hardsigmoid(x), hardswish(x)
 
+    cast(f(cast(x)))                                           ->  f(x)    f16 or bf16 computed in f32: f's definition
+
 Products match in any association and order. Legality: the constants are the formula's up to a float32 rounding.
 """
 
@@ -21,7 +23,7 @@ from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
-from qcc.ir.elementwise import BinaryOp, UnaryOp
+from qcc.ir.elementwise import BinaryOp, CastOp, UnaryOp
 from qcc.ir.types import type_of
 from qcc.passes.matching import (
     binary,
@@ -29,6 +31,7 @@ from qcc.passes.matching import (
     factors_of,
     is_near,
     is_number,
+    made_by,
     number_of,
     strip_scale,
     unary,
@@ -47,7 +50,7 @@ class RaiseActivation(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite the module."""
-        rewrite(op, [RaiseReciprocal(), RaiseProduct()])
+        rewrite(op, [RaiseReciprocal(), RaiseProduct(), AbsorbCasts()])
 
 
 class RaiseReciprocal(RewritePattern):
@@ -115,6 +118,21 @@ def _gated_values(gate: SSAValue) -> list[SSAValue]:
     factors, _ = factors_of(inner)
     sums = [pair for one in factors if (pair := binary(one, "add")) is not None]
     return [*(term for pair in sums for term in pair), *(one for one in factors if binary(one, "add") is None)]
+
+
+class AbsorbCasts(RewritePattern):
+    """cast(f(cast(x))) -> f(x), which is computed in float32 by definition"""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: CastOp, rewriter: PatternRewriter, /) -> None:
+        activation = made_by(op.input, UnaryOp)
+        widened = None if activation is None else made_by(activation.input, CastOp)
+        if activation is None or widened is None or not op.input.has_one_use():
+            return
+        if type_of(op.result).scalar not in ("f16", "bf16") or type_of(op.input).scalar != "f32":
+            return
+        if widened.input.type == op.result.type:
+            replace(rewriter, op, [UnaryOp(str(activation.function.data.value), widened.input)])
 
 
 def _gated(value: SSAValue, gate: SSAValue, scale: float) -> str | None:

@@ -3,8 +3,8 @@
     safe_softmax(scale * (q @ k^T) + mask) @ v      ->  attention(q, k, v, mask)
     softmax(scale * (q @ k^T)) @ v                  ->  attention(q, k, v)
     softmax(scale * (q @ k^T) + mask) @ v           ->  attention(q, k, v, mask)    no element of the mask is -inf
-    attention(q, k, v, where(keep, 0, -inf))        ->  attention(q, k, v, keep)
-    attention(q, k, v, not where(..)), expand       ->  likewise through expansions of the mask
+    attention(q, k, v, where(keep, 0, -inf))        ->  attention(q, k, v, keep)    also through expand and cast
+    cast(attention(cast(q), cast(k), cast(v)))      ->  attention(q, k, v)          f16 or bf16 computed in f32
     attention(q, repeat(k), repeat(v))              ->  attention(q, k, v)          repeat: every head n times in a row
 
 The scale may be on q, on k, on both, or on the product; a boolean mask may be in a where. Safe softmax gives zeros for
@@ -57,7 +57,7 @@ class RaiseAttention(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite the module."""
-        rewrite(op, [RaiseProducts(), SimplifyMask(), ReadGroupedHeads(), *PATTERNS])
+        rewrite(op, [RaiseProducts(), SimplifyMask(), AbsorbCasts(), ReadGroupedHeads(), *PATTERNS])
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class SimplifyMask(RewritePattern):
         if expand is not None and broadcast([shape_of(expand.input), shape]) == shape:
             _give_mask(op, expand.input, rewriter)
             return
-        chosen = made_by(op.mask, WhereOp)
+        chosen = made_by(_strip_cast(op.mask), WhereOp)
         if chosen is None:
             return
         numbers = number_of(chosen.lhs), number_of(chosen.rhs)
@@ -209,6 +209,22 @@ def _give_mask(op: AttentionOp, mask: SSAValue | UnaryOp, rewriter: PatternRewri
     replace(rewriter, op, [*made, AttentionOp(op.query, op.key, op.value, mask, scale=scale, causal=causal)])
 
 
+class AbsorbCasts(RewritePattern):
+    """cast(attention(cast(q), cast(k), cast(v))) -> attention(q, k, v), whose definition is to compute in float32"""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: CastOp, rewriter: PatternRewriter, /) -> None:
+        attention = made_by(op.input, AttentionOp)
+        narrow = type_of(op.result).scalar
+        if attention is None or narrow not in ("f16", "bf16") or type_of(op.input).scalar != "f32":
+            return
+        query, key, value = (_strip_cast(one) for one in (attention.query, attention.key, attention.value))
+        if not op.input.has_one_use() or any(type_of(one).scalar != narrow for one in (query, key, value)):
+            return
+        scale, causal = attention.scale.value.data, bool(attention.causal)
+        replace(rewriter, op, [AttentionOp(query, key, value, attention.mask, scale=scale, causal=causal)])
+
+
 class ReadGroupedHeads(RewritePattern):
     """attention(q, repeat(k), repeat(v)) -> attention(q, k, v)"""
 
@@ -220,9 +236,9 @@ class ReadGroupedHeads(RewritePattern):
         if shape_of(op.query)[1].exact_div(shape_of(key)[1]) is None:
             return
         scale, causal = op.scale.value.data, bool(op.causal)
-        narrow = [_drop_unit_axis(one) for one in (key, value)]
-        attention = AttentionOp(op.query, *narrow, op.mask, scale=scale, causal=causal)
-        replace(rewriter, op, [*narrow, attention])
+        keys, values = _drop_unit_axis(key), _drop_unit_axis(value)
+        attention = AttentionOp(op.query, keys, values, op.mask, scale=scale, causal=causal)
+        replace(rewriter, op, [keys, values, attention])
 
 
 def _repeated_heads(value: SSAValue) -> SSAValue | None:

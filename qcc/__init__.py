@@ -8,10 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qcc.version import __version__
+
 if TYPE_CHECKING:
+    from qcc import numerics
     from qcc.driver import Compiled, compile, load
 
-__version__ = "0.1.0"
 __all__ = ["Compiled", "__version__", "compile", "load", "numerics"]
 
 _LAZY = {"Compiled": "qcc.driver", "compile": "qcc.driver", "load": "qcc.driver"}

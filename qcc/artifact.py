@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def written_aside(out: Path) -> Iterator[Path]:
+def written_aside(out: Path) -> Generator[Path]:
     """Give a folder beside `out` that takes its name when the block ends well, and disappears otherwise.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import qcc
 from qcc.errors import QccError
+from qcc.version import __version__
 
 if TYPE_CHECKING:
     from qcc.artifact import Coverage
@@ -45,7 +45,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"qcc {qcc.__version__}")
+        typer.echo(f"qcc {__version__}")
         raise typer.Exit
 
 
@@ -262,7 +262,7 @@ def _print_json(data: object) -> None:
 
 
 @contextmanager
-def _errors(debug: bool) -> Iterator[None]:
+def _errors(debug: bool) -> Generator[None]:
     try:
         yield
     except (typer.Exit, typer.Abort):

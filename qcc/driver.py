@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.utils import _pytree as pytree
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-import qcc
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
 from qcc.backends.base import BackendOptions
 from qcc.backends.targets import backend_of
@@ -33,6 +33,7 @@ from qcc.ir.context import QccContext
 from qcc.ir.store import WeightStore
 from qcc.passes.pipeline import pipeline, run_passes
 from qcc.recipes.load import RecipeSource, load_recipe
+from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
@@ -141,7 +142,10 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)
-    float_module, float_store = imported.module.clone(), WeightStore({key: imported.store[key] for key in imported.store})
+    float_module, float_store = (
+        imported.module.clone(),
+        WeightStore({key: imported.store[key] for key in imported.store}),
+    )
     original = _optimise(pipeline(recipe), imported, options.dump_ir, say)
     module, store = imported.module, imported.store
     coverage = coverage_of(module, store, original, before)
@@ -159,7 +163,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
         write_manifest(
             folder,
             Manifest(
-                qcc=qcc.__version__,
+                qcc=__version__,
                 target=options.target,
                 recipe=recipe,
                 settings=dict(options.settings),
@@ -232,7 +236,7 @@ def _signature(imported: Imported) -> Signature:
 def _example(program: torch.export.ExportedProgram, imported: Imported) -> dict[str, torch.Tensor]:
     """Return the inputs the model was exported with, by name; tensors that share memory are copied."""
     args, kwargs = program.example_inputs or ((), {})
-    leaves = torch.utils._pytree.tree_leaves((args, kwargs))  # pyright: ignore[reportPrivateUsage]
+    leaves = pytree.tree_leaves((args, kwargs))
     names = [one.name for one in imported.inputs]
     found = {n: leaf for n, leaf in zip(names, leaves, strict=False) if n is not None}
     needed = program_of(imported.module).input_names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -65,7 +65,7 @@ def _tolerance(
     """Return how far a backend's outputs may be from the interpreter's.
 
     In a program that quantizes activations, a difference in the last bit of a float can move a value over a rounding
-    boundary; that changes a code by one step, as quantization itself did, and it spreads through the layers that follow.
+    boundary; that changes a code by one step, as quantization itself did, and spreads through the layers that follow.
     Two exact executions may so differ by up to the noise of quantization, which is measured here. What is bit for bit
     is compared bit for bit, contraction by contraction.
     """
@@ -86,7 +86,7 @@ def _tolerance(
 
 
 def _model_case(
-    module: ModuleOp, store: WeightStore, name: str, calls: list[Tensors], seen: Seen | None
+    module: ModuleOp, store: WeightStore, name: str, calls: Sequence[Tensors], seen: Seen | None
 ) -> ModelCase:
     interpreter = Interpreter(module, store)
 

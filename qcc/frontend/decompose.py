@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch._ops import OpOverload
+from torch._ops import OperatorBase, OpOverload
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
@@ -23,7 +25,7 @@ def decompose_unknown(program: ExportedProgram) -> ExportedProgram:
     """
     for _ in range(_ROUNDS):
         known = torch.export.default_decompositions()
-        chosen = {target: known[target] for target in _unknown(program) if target in known}
+        chosen: dict[OperatorBase, Callable[..., Any]] = {one: known[one] for one in _unknown(program) if one in known}
         if not chosen:
             break
         try:

@@ -75,10 +75,10 @@ def _load(kind: Any, folder: Path) -> Any:
 
 
 def _encoder(model: Any) -> Example:
-    ids = torch.ones(2, 8, dtype=torch.long)
-    batch = Dim("batch")
-    axes = {0: batch, 1: Dim.DYNAMIC}
-    return model, (), {"input_ids": ids, "attention_mask": ids}, {"input_ids": axes, "attention_mask": axes}
+    # two tensors: the export takes one object given twice for one input
+    kwargs = {name: torch.ones(2, 8, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    axes = {0: Dim("batch"), 1: Dim.DYNAMIC}
+    return model, (), kwargs, dict.fromkeys(kwargs, axes)
 
 
 def _vision(model: Any) -> Example:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from qcc.errors import CheckpointError, UnsupportedOp
 
@@ -70,7 +71,8 @@ def _export(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes)
+            examples, named = _distinct((tuple(args), dict(kwargs)))
+            return torch.export.export(module, examples, named, dynamic_shapes=shapes)
     except Exception as error:  # torch raises errors of many kinds from the user's own code
         reason = str(error).split("\n\nThe error above", 1)[0].strip()
         raise UnsupportedOp(
@@ -80,6 +82,19 @@ def _export(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     finally:
         for one in training:
             one.training = True
+
+
+def _distinct(examples: Any) -> Any:
+    """Copy tensors that are given twice: torch.export would take them for one input and ignore the other."""
+    seen: set[int] = set()
+
+    def copy(one: torch.Tensor) -> torch.Tensor:
+        if id(one) in seen:
+            return one.clone()
+        seen.add(id(one))
+        return one
+
+    return pytree.tree_map_only(torch.Tensor, copy, examples)
 
 
 @contextmanager

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from qcc.interpreter import elementwise, nn, quant, shape, structure, transform
+from qcc.interpreter.elementwise import TABLE as ELEMENTWISE
+from qcc.interpreter.nn import TABLE as NN
+from qcc.interpreter.quant import TABLE as QUANT
+from qcc.interpreter.shape import TABLE as SHAPE
+from qcc.interpreter.structure import TABLE as STRUCTURE
+from qcc.interpreter.transform import TABLE as TRANSFORM
 from qcc.interpreter.values import Evaluate
 from qcc.ir.nn import EmbeddingOp
 from qcc.ir.program import UpdateStateOp
@@ -10,14 +15,7 @@ from qcc.ir.quant import ContractOp, DequantizeOp
 from qcc.ir.storage import CacheOp, PackOp
 from qcc.ir.transform import PermuteOp, SliceBitsOp
 
-MEANING: dict[type, Evaluate] = {
-    **structure.TABLE,
-    **elementwise.TABLE,
-    **shape.TABLE,
-    **nn.TABLE,
-    **quant.TABLE,
-    **transform.TABLE,
-}
+MEANING: dict[type, Evaluate] = {**STRUCTURE, **ELEMENTWISE, **SHAPE, **NN, **QUANT, **TRANSFORM}
 """Operation class -> evaluation; `qcc.program` and `qcc.return` are the interpreter's own."""
 
 TAKES_QUANTIZED: frozenset[type] = frozenset(

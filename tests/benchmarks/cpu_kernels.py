@@ -51,9 +51,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a telling subset")
     parser.add_argument("--isa", default="", help="portable, avx2 or avx512vnni (default: the best here)")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")

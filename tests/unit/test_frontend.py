@@ -499,6 +499,16 @@ def test_sources_give_programs(tmp_path: Path) -> None:
     assert isinstance(load_source("tests.zoo:mobilenet"), ExportedProgram)
 
 
+def test_one_example_given_twice_stays_two_inputs() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x - y
+
+    x = torch.ones(3)
+    found = run(import_program(load_source(Model(), (x, x))), x, 4 * x)[0]
+    assert found.tolist() == [-3.0] * 3
+
+
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.pt2"
     torch.export.save(export(nn.Linear(300, 200), torch.ones(1, 300)), path)

@@ -1,0 +1,80 @@
+// RUN: qcc-opt %s --verify-diagnostics --split-input-file | filecheck %s
+
+// CHECK: qcc.linear at encoder.dense (model.py:7): input [2, 5] does not meet weight [3, 4]
+qcc.program @main("x" %x : !qcc.tensor<[2, 5], f32>) -> ["y"] symbols [] {
+  %w = qcc.weight "w" : !qcc.tensor<[3, 4], f32>
+  %y = qcc.linear %x, %w {at = "encoder.dense (model.py:7)"} : (!qcc.tensor<[2, 5], f32>, !qcc.tensor<[3, 4], f32>) -> !qcc.tensor<[2, 3], f32>
+  qcc.return %y : !qcc.tensor<[2, 3], f32>
+}
+
+// -----
+
+// CHECK: qcc.binary: element types differ: f16, f32
+qcc.program @main("x" %x : !qcc.tensor<[2], f32>, "z" %z : !qcc.tensor<[2], f16>) -> ["y"] symbols [] {
+  %y = qcc.binary add %x, %z : (!qcc.tensor<[2], f32>, !qcc.tensor<[2], f16>) -> !qcc.tensor<[2], f32>
+  qcc.return %y : !qcc.tensor<[2], f32>
+}
+
+// -----
+
+// CHECK: qcc.binary: shapes [s] and [t] do not broadcast
+qcc.program @main("x" %x : !qcc.tensor<[s], f32>, "z" %z : !qcc.tensor<[t], f32>) -> ["y"] symbols [#qcc.symbol<s in [1, inf]>, #qcc.symbol<t in [1, inf]>] {
+  %y = qcc.binary add %x, %z : (!qcc.tensor<[s], f32>, !qcc.tensor<[t], f32>) -> !qcc.tensor<[s], f32>
+  qcc.return %y : !qcc.tensor<[s], f32>
+}
+
+// -----
+
+// CHECK: qcc.reshape: [s, 4] and [s, 5] hold different numbers of elements
+qcc.program @main("x" %x : !qcc.tensor<[s, 4], f32>) -> ["y"] symbols [#qcc.symbol<s in [1, inf]>] {
+  %y = qcc.reshape %x : (!qcc.tensor<[s, 4], f32>) -> !qcc.tensor<[s, 5], f32>
+  qcc.return %y : !qcc.tensor<[s, 5], f32>
+}
+
+// -----
+
+// CHECK: qcc.program: no input dimension mentions symbol t
+qcc.program @main("x" %x : !qcc.tensor<[s], f32>) -> ["y"] symbols [#qcc.symbol<s in [1, inf]>, #qcc.symbol<t in [1, inf]>] {
+  qcc.return %x : !qcc.tensor<[s], f32>
+}
+
+// -----
+
+// CHECK: qcc.program: !qcc.tensor<[t], f32> uses unknown symbol t
+qcc.program @main("x" %x : !qcc.tensor<[s], f32>) -> ["y"] symbols [#qcc.symbol<s in [1, inf]>] {
+  %y = qcc.constant 1.0 : f64 : !qcc.tensor<[t], f32>
+  qcc.return %x : !qcc.tensor<[s], f32>
+}
+
+// -----
+
+// CHECK: qcc.attention: 3 query heads do not group over 2 key heads
+qcc.program @main("q" %q : !qcc.tensor<[1, 3, 4, 8], f32>, "k" %k : !qcc.tensor<[1, 2, 4, 8], f32>) -> ["y"] symbols [] {
+  %y = qcc.attention %q, %k, %k {scale = 1.0 : f64, causal = false} : (!qcc.tensor<[1, 3, 4, 8], f32>, !qcc.tensor<[1, 2, 4, 8], f32>, !qcc.tensor<[1, 2, 4, 8], f32>) -> !qcc.tensor<[1, 3, 4, 8], f32>
+  qcc.return %y : !qcc.tensor<[1, 3, 4, 8], f32>
+}
+
+// -----
+
+// CHECK: qcc.contract: weight must be quantized; qcc.linear takes floats
+qcc.program @main("x" %x : !qcc.tensor<[2, 4], f32>) -> ["y"] symbols [] {
+  %w = qcc.weight "w" : !qcc.tensor<[3, 4], f32>
+  %y = qcc.contract %x, %w {exactness = #qcc<exactness E0>} : (!qcc.tensor<[2, 4], f32>, !qcc.tensor<[3, 4], f32>) -> !qcc.tensor<[2, 3], f32>
+  qcc.return %y : !qcc.tensor<[2, 3], f32>
+}
+
+// -----
+
+// CHECK: qcc.rotate: there is no Hadamard matrix of size 6 here: it is no power of two
+qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>) -> ["y"] symbols [] {
+  %y = qcc.rotate hadamard %x {axis = 1 : i64, block = 6 : i64, inverse = false} : (!qcc.tensor<[2, 6], f32>) -> !qcc.tensor<[2, 6], f32>
+  qcc.return %y : !qcc.tensor<[2, 6], f32>
+}
+
+// -----
+
+// CHECK: qcc.quantize: 2 scale tensors for 1 levels of 'int8 | (1,-1) f32'
+qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>, "s" %s : !qcc.tensor<[2, 1], f32>) -> ["y"] symbols [] {
+  %q = qcc.quantize %x scales %s, %s : !qcc.tensor<[2, 1], f32>, !qcc.tensor<[2, 1], f32> : !qcc.tensor<[2, 6], f32> -> !qcc.tensor<[2, 6], "int8 | row f32">
+  qcc.return %x : !qcc.tensor<[2, 6], f32>
+}
