@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,14 +79,22 @@ class Interface:
             raise CheckpointError(f"{folder}: not a compiled CPU program ({error})") from error
 
 
+def _open_library(path: Path) -> ctypes.CDLL:
+    """Load a library under a name of its own: the loader would take an older file of the same name for this one."""
+    with tempfile.TemporaryDirectory(prefix="qcc-load-") as scratch:
+        link = Path(scratch) / path.name
+        try:
+            link.symlink_to(path.resolve(strict=True))
+            return ctypes.CDLL(str(link), mode=os.RTLD_LOCAL)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be loaded ({error})", fix="compile the model again") from error
+
+
 class _Library:
     """The functions of an emitted library."""
 
     def __init__(self, path: Path, interface: Interface) -> None:
-        try:
-            self.handle = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be loaded ({error})", fix="compile the model again") from error
+        self.handle = _open_library(path)
 
         class Tensor(ctypes.Structure):
             _fields_ = (

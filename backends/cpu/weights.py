@@ -112,6 +112,7 @@ def write_weights(path: Path, buffers: Sequence[Buffer], constants: Constants, p
     offsets: dict[Buffer, int] = {}
     digest = hashlib.sha256(program.encode())
     total = weighted = words = 0
+    path.unlink(missing_ok=True)  # a program that has the old file mapped keeps it
     with path.open("wb") as file:
         file.write(bytes(ALIGNMENT))
         for buffer in buffers:
