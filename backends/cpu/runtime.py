@@ -11,7 +11,8 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,32 @@ def _open_library(path: Path) -> ctypes.CDLL:
         link = Path(scratch) / path.name
         try:
             link.symlink_to(path.resolve(strict=True))
-            return ctypes.CDLL(str(link), mode=os.RTLD_LOCAL)
+            with _short_spins():
+                return ctypes.CDLL(str(link), mode=os.RTLD_LOCAL)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be loaded ({error})", fix="compile the model again") from error
+
+
+SPINS = "4000"
+"""Turns that a thread of ours waits awake at a barrier, some ten microseconds, before it sleeps."""
+
+
+@contextmanager
+def _short_spins() -> Generator[None]:
+    """Let the OpenMP runtime, which reads its settings when it is first loaded, spin for a short time only.
+
+    torch brings an OpenMP runtime of its own. Where the threads of both meet on one core, each barrier of ours would
+    burn a whole time slice: hundreds of milliseconds a call. Settings that the user has made are left alone.
+    """
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    if any(name in os.environ for name in names):
+        yield
+        return
+    os.environ[names[0]] = SPINS
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
 
 
 class _Library:
