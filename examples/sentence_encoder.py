@@ -94,11 +94,11 @@ def run_c_program(folder: Path, inputs: dict[str, torch.Tensor], work: Path) -> 
 
 def print_similarity(float_: torch.Tensor, python: torch.Tensor, c_program: torch.Tensor) -> None:
     """Print per sentence the cosine to the float model and the nearest other sentence of each."""
-    table = Table("sentence", "cosine (Python)", "cosine (C)", "nearest, float", "nearest, qcc", box=None)
+    table = Table("sentence", "cosine", "cosine, C", "nearest: float", "qcc", box=None)
     near_float, near_qcc = (nearest(one) for one in (float_, python))
     for index, sentence in enumerate(SENTENCES):
         table.add_row(
-            f"{index:2} {sentence[:44]}",
+            f"{index:2} {sentence[:26]}",
             f"{float(float_[index] @ python[index]):.4f}",
             f"{float(float_[index] @ c_program[index]):.4f}",
             str(near_float[index]),

@@ -120,9 +120,16 @@ def coverage_summary(coverage: Coverage) -> str:
     lines += [
         f"  left in float: {layer.name} ({layer.left_in_float})" for layer in coverage.layers if layer.left_in_float
     ]
-    before, after = coverage.bytes_before / 1e6, coverage.bytes_after / 1e6
     bits = f", {coverage.bits_per_weight:.3f} bits per quantized weight" if coverage.quantized else ""
-    return "\n".join([*lines, f"weights {before:.1f} MB -> {after:.1f} MB{bits}"])
+    return "\n".join([*lines, f"weights {_size(coverage.bytes_before)} -> {_size(coverage.bytes_after)}{bits}"])
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes with its unit (decimal)."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
 
 
 def layer_table(coverage: Coverage) -> Table:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from xdsl.ir import Operation
 
-from qcc.backends.cpu.lowering import Lowering, Refusal, dtype, nd_fields, read, write
+from qcc.backends.cpu.fields import dtype, nd_fields, read, write
+from qcc.backends.cpu.lowering import Lowering
+from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Raw
 from qcc.backends.cpu.views import View
 from qcc.ir.elementwise import BinaryFunction, BinaryOp, CastOp, UnaryFunction, UnaryOp, WhereOp

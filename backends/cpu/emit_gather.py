@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from xdsl.ir import Operation, SSAValue
 
-from qcc.backends.cpu.lowering import Lowering, Refusal, dtype, nd_fields, read, shape_struct, write
+from qcc.backends.cpu.fields import dtype, nd_fields, read, shape_struct, write
+from qcc.backends.cpu.lowering import Lowering
+from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Array, Raw
 from qcc.backends.cpu.views import ZERO, View
 from qcc.ir.dims import Shape, broadcast, product

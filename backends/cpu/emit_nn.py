@@ -10,9 +10,11 @@ from xdsl.ir import Operation
 from qcc.backends.cpu.emit_elementwise import emit_binary_views
 from qcc.backends.cpu.emit_quant import packed_weight, quantized_weight
 from qcc.backends.cpu.epilogue import absorb_activation, absorb_epilogue
-from qcc.backends.cpu.lowering import Lowering, Refusal, read, write
+from qcc.backends.cpu.fields import read, write
+from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.pack import pack_float_weights
 from qcc.backends.cpu.qformat import weight_group
+from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Address, Array, Raw, Struct, Value
 from qcc.backends.cpu.views import ONE, ZERO, View, collapse, dense
 from qcc.backends.cpu.weights import view_name

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from xdsl.ir import Operation
 
 from qcc.backends.cpu.ctext import c_dim, c_double, c_float, c_integer
-from qcc.backends.cpu.lowering import Lowering, Refusal, dtype, write
+from qcc.backends.cpu.fields import dtype, write
+from qcc.backends.cpu.lowering import Lowering
+from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Raw
 from qcc.backends.cpu.views import ONE, ZERO, Buffer, View, dense
 from qcc.ir.dims import Shape, product

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from xdsl.ir import Operation, SSAValue
 
+from qcc.backends.cpu.code_rows import CodeRows
 from qcc.backends.cpu.epilogue import absorb_epilogue
-from qcc.backends.cpu.lowering import Lowering, Refusal, read, write
+from qcc.backends.cpu.fields import read, write
+from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.qformat import (
     Activation,
     activation_format,
@@ -19,44 +20,19 @@ from qcc.backends.cpu.qformat import (
     stores_f16_scales,
     weight_group,
 )
+from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import ContractCase, Pointer, Struct, Value
-from qcc.backends.cpu.views import ELEMENT_BYTES, ONE, Buffer, Rows, View, dense
+from qcc.backends.cpu.views import ONE, Buffer, Rows, View, dense
 from qcc.backends.cpu.weights import quantized_digest, tensor_bytes
 from qcc.ir.base import location_of
 from qcc.ir.dims import Dim, product
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.types import type_of
+from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype import QType
 from qcc.numerics.quantize import dequantize, quantize
 from qcc.numerics.tensor import QuantizedTensor
-
-
-@dataclass(frozen=True)
-class CodeRows:
-    """Quantized rows in the layout of `qcc_qrows`, for weights with groups of `group` along K."""
-
-    format: Activation
-    codes: View
-    scales: View
-    sums: View
-    group: int
-
-    @property
-    def group_scales(self) -> bool:
-        """Whether there is one scale per row and group."""
-        return self.format.group != 0
-
-    def struct(self) -> Struct:
-        """Write the `qcc_qrows`; its members are not const."""
-        return Struct(
-            {
-                "codes": write(self.codes),
-                "scales": write(self.scales),
-                "sums": write(self.sums),
-                "group_scales": int(self.group_scales),
-            }
-        )
 
 
 def columns_of(value: SSAValue) -> int:

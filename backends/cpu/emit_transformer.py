@@ -8,7 +8,9 @@ import torch
 from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.ctext import c_float
-from qcc.backends.cpu.lowering import Lowering, Refusal, read, write
+from qcc.backends.cpu.fields import read, write
+from qcc.backends.cpu.lowering import Lowering
+from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Array, Raw, Value
 from qcc.backends.cpu.views import ONE, ZERO, View, dense
 from qcc.backends.cpu.weights import tensor_bytes, view_name

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from xdsl.ir import Operation, SSAValue
 
-from qcc.backends.cpu.lowering import Lowering, read
+from qcc.backends.cpu.fields import read
+from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.statements import Raw, Struct, Value
 from qcc.backends.cpu.views import as_rows
 from qcc.ir.elementwise import BinaryFunction, BinaryOp, UnaryFunction, UnaryOp

@@ -7,13 +7,14 @@ operation raises `Refusal`; all refusals are collected and raised as one error b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from xdsl.ir import Operation, SSAValue
 
-from qcc.backends.cpu.ctext import C_DTYPES, C_TYPES
+from qcc.backends.cpu.code_rows import CodeRows
+from qcc.backends.cpu.fields import dtype, nd_fields, read, write
 from qcc.backends.cpu.inplace import Uses, live_operations
-from qcc.backends.cpu.statements import Array, Call, Check, Pointer, Raw, Schedule, Struct, Value
+from qcc.backends.cpu.refusal import Refusal
+from qcc.backends.cpu.statements import Call, Check, Schedule, Value
 from qcc.backends.cpu.views import ONE, ZERO, Buffer, Rows, View, as_rows, collapse, dense
 from qcc.backends.cpu.weights import Constants
 from qcc.errors import Problem, UnsupportedOp
@@ -23,19 +24,8 @@ from qcc.ir.program import ProgramOp, UpdateStateOp
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.tensor import QuantizedTensor
 
-if TYPE_CHECKING:
-    from qcc.backends.cpu.emit_quant import CodeRows
-
 MAX_RANK = 6
 """Axes that the strided kernels iterate over (QCC_RANK)."""
-
-
-class Refusal(Exception):
-    """An operation that the kernels cannot compute: what is wrong, and the way out."""
-
-    def __init__(self, what: str, fix: str = "") -> None:
-        super().__init__(what)
-        self.what, self.fix = what, fix
 
 
 class Lowering:
@@ -207,35 +197,6 @@ class Lowering:
             view.elements,
         )
         return target
-
-
-def read(view: View, ctype: str | None = None) -> Pointer:
-    """Point to a view that is read."""
-    return Pointer(view, ctype or C_TYPES[view.scalar])
-
-
-def write(view: View, ctype: str | None = None) -> Pointer:
-    """Point to a view that is written."""
-    return Pointer(view, ctype or C_TYPES[view.scalar], writable=True)
-
-
-def dtype(view: View) -> Raw:
-    """Name the element type of a view in the kernels' interface."""
-    return Raw(C_DTYPES[view.scalar])
-
-
-def shape_struct(shape: Shape) -> Struct:
-    """Write a `qcc_shape`."""
-    return Struct({"rank": len(shape), "shape": Array(shape)} if shape else {"rank": 0})
-
-
-def nd_fields(strides: Mapping[str, View]) -> dict[str, Value]:
-    """Write the shape and strides of views of one shape."""
-    first = next(iter(strides.values()))
-    fields: dict[str, Value] = {"shape": shape_struct(first.shape)}
-    if first.rank:
-        fields |= {name: Array(view.strides) for name, view in strides.items()}
-    return fields
 
 
 def kind_of(value: SSAValue) -> TensorType:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qcc.backends.cpu.lowering import Refusal
 from qcc.backends.cpu.pack import MAX_GROUP, PackedWeight, pack_weights
+from qcc.backends.cpu.refusal import Refusal
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import FuseGroup, IntDecode, Rotate, expand_block, is_integer_dtype, is_whole
 from qcc.numerics.scales import combined_scale
