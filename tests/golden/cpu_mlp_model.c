@@ -134,10 +134,14 @@ static int check_size(model_session_t *session, int index, int axis, int64_t siz
                 axis, (long long)size, text, (long long)wanted);
 }
 
-static int check_range(model_session_t *session, const char *name, int64_t value, int64_t low, int64_t high) {
+static int check_range(model_session_t *session, int index, int axis, const char *name, int64_t value, int64_t low,
+                       int64_t high) {
     if (value >= low && value <= high) return 0;
-    return fail(session, STATUS_SHAPE, "dimension %s is %lld, the program takes %lld to %lld", name, (long long)value,
-                (long long)low, (long long)high);
+    if (high == INT64_MAX)
+        return fail(session, STATUS_SHAPE, "input '%s', axis %d: dimension %s is %lld, the program takes %lld or more",
+                    input_ports[index].name, axis, name, (long long)value, (long long)low);
+    return fail(session, STATUS_SHAPE, "input '%s', axis %d: dimension %s is %lld, the program takes %lld to %lld",
+                input_ports[index].name, axis, name, (long long)value, (long long)low, (long long)high);
 }
 
 /* Read the dimensions off the inputs and check everything that does not touch their data. */
@@ -151,7 +155,7 @@ static int bind(model_session_t *session, const model_tensor *inputs, int count,
     for (int i = 0; i < count && !error; i++) error = check_input(session, i, &inputs[i]);
     if (error) return error;
     c->s0 = inputs[0].shape[0];
-    if ((error = check_range(session, "s0", c->s0, 1, INT64_C(16))) != 0) return error;
+    if ((error = check_range(session, 0, 0, "s0", c->s0, 1, INT64_C(16))) != 0) return error;
     if ((error = check_size(session, 0, 1, inputs[0].shape[1], 12, "12")) != 0) return error;
     return error;
 }
