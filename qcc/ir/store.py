@@ -2,7 +2,7 @@
 
 A plain weight is one entry of a safetensors file. A quantized weight `name` is its packed codes
 (`name#codes`), its scales leaf to root (`name#scale0`, ...) and its zero point (`name#zero`); format and shape are in
-the file's metadata. Several operations may name one entry: tied weights are stored once.
+the file's metadata, under the format's name. Several operations may name one entry: tied weights are stored once.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class WeightStore:
                 tensors[f"{key}#scale{level}"] = scale.contiguous().clone()
             if weight.zero is not None:
                 tensors[f"{key}#zero"] = weight.zero.contiguous().clone()
-        metadata = {"format": FORMAT, "quantized": json.dumps(formats, sort_keys=True)}
-        save_file(tensors, str(path), metadata=metadata)
+        # safetensors writes the entries of its metadata in random order: one entry, so that bytes repeat
+        save_file(tensors, str(path), metadata={FORMAT: json.dumps(formats, sort_keys=True)})
 
     @staticmethod
     def load(path: Path) -> WeightStore:
@@ -113,12 +113,11 @@ class WeightStore:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path}: weights of format '{metadata.get('format')}', this version reads '{FORMAT}'"
-            )
+        if FORMAT not in metadata:
+            found = ", ".join(sorted(metadata)) or "none"
+            raise CheckpointError(f"{path}: not weights of format '{FORMAT}' (entries of the metadata: {found})")
         store = WeightStore({key: value for key, value in tensors.items() if "#" not in key})
-        for key, entry in json.loads(metadata["quantized"]).items():
+        for key, entry in json.loads(metadata[FORMAT]).items():
             store[key] = _load_quantized(path, key, entry, tensors)
         return store
 

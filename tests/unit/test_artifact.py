@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, write_manifest, written_aside, zip_folder
 from qcc.calling import Signature
 from qcc.errors import CheckpointError, QccError
+from qcc.ir.store import WeightStore
+from qcc.numerics.qtype import int_qtype
+from qcc.numerics.quantize import quantize
 from qcc.recipes.load import load_recipe
 
 
@@ -99,3 +104,21 @@ def test_zip_round_trip_and_equal_bytes(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out") == read_manifest(folder)
     with pytest.raises(CheckpointError):
         unzip(blob[: len(blob) // 2], tmp_path / "half")
+
+
+def test_stored_weights_repeat_byte_for_byte(tmp_path: Path) -> None:
+    rows = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    store = WeightStore({"b": rows, "a": quantize(rows, int_qtype(4, symmetric=False, group=32))})
+    written: set[bytes] = set()
+    for _ in range(8):  # an order drawn by chance is the same once in two, not eight times
+        store.save(tmp_path / "weights.safetensors")
+        written.add((tmp_path / "weights.safetensors").read_bytes())
+    assert len(written) == 1
+    again = WeightStore.load(tmp_path / "weights.safetensors")
+    assert torch.equal(again.quantized("a").codes, store.quantized("a").codes)
+
+
+def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, str(tmp_path / "other.safetensors"), metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"not weights of format 'qcc-weights-1' .*: format"):
+        WeightStore.load(tmp_path / "other.safetensors")
