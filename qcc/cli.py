@@ -51,7 +51,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Compile quantized neural networks to C.
 
@@ -68,11 +70,16 @@ def _root(
 def compile_(
     source: SourceArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")] = "w8a8",
+    recipe: Annotated[
+        str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
+    ] = "w8a8",
     target: Annotated[str, typer.Option(help="What to emit code for: cpu.")] = "cpu",
     calib: Annotated[Path | None, typer.Option(help="Calibration inputs; refused until a solver reads them.")] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the target. cpu: name=PREFIX of files and functions.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of the target. cpu: name=PREFIX of files and functions."
+        ),
     ] = None,
     arch: Annotated[str, typer.Option(help="GPU architectures; refused by target cpu, which has none.")] = "",
     cc: Annotated[str, typer.Option("--cc", help="C compiler; default $CC, then cc, gcc, clang.")] = "",
@@ -195,7 +202,7 @@ def run(
 @app.command()
 def bench(
     artifact: ArtifactArgument,
-    against: Annotated[str, typer.Option(help="Peers to time in the same run: eager, inductor, or both with a comma.")] = "",
+    against: Annotated[str, typer.Option(help="Peers to time in the same run: eager,inductor.")] = "",
     batch: Annotated[int, typer.Option(min=1, help="Size of every batch dimension.")] = 1,
     seq: Annotated[int, typer.Option(min=1, help="Size of every other dynamic dimension.")] = 128,
     threads: ThreadsOption = 0,
