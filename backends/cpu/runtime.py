@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,12 +79,24 @@ class Interface:
             raise CheckpointError(f"{folder}: not a compiled CPU program ({error})") from error
 
 
+def _open_library(path: Path) -> ctypes.CDLL:
+    """Open a library under a name that the loader has not seen.
+
+    The loader answers a known name with the library it loaded under it, although the file may be another by now: the
+    model was compiled again, or the same relative path is meant from another folder. Two names of one file share it.
+    """
+    with tempfile.TemporaryDirectory(prefix="qcc-") as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path.resolve(strict=True))
+        return ctypes.CDLL(str(link), mode=os.RTLD_LOCAL)
+
+
 class _Library:
     """The functions of an emitted library."""
 
     def __init__(self, path: Path, interface: Interface) -> None:
         try:
-            self.handle = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL)
+            self.handle = _open_library(path)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be loaded ({error})", fix="compile the model again") from error
 
