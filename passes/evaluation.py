@@ -13,18 +13,7 @@ from qcc.ir.elementwise import BinaryOp, CastOp
 from qcc.ir.program import ConstantOp
 from qcc.ir.shape import ConcatOp, ReshapeOp, SliceOp, TransposeOp
 from qcc.ir.types import TensorType, type_of
-
-DTYPES: dict[str, torch.dtype] = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "i64": torch.int64,
-    "i32": torch.int32,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-    "i1": torch.bool,
-}
+from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 ARITHMETIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add,
@@ -61,7 +50,7 @@ def evaluate(op: Operation, operands: Sequence[Tensor]) -> Tensor:
             result = ARITHMETIC[op.function.data](*wide)
         case _:
             raise UnsupportedOp(f"{op.name} is not evaluated at compile time")
-    return result.to(DTYPES[kind.scalar]).contiguous()
+    return result.to(TORCH_DTYPES[kind.scalar]).contiguous()
 
 
 def _sizes(kind: TensorType) -> tuple[int, ...]:

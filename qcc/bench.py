@@ -20,6 +20,8 @@ PEERS = ("eager", "inductor")
 SECONDS_EACH = 2.0
 MINIMUM_RUNS = 10
 WARM_UP = 3
+IN_A_ROW = 5
+"""Runs of one program before the next has its turn; the first, in which threads wake up, is not counted."""
 
 
 def measure(
@@ -84,9 +86,11 @@ def in_turns(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     while min(len(one) for one in times.values()) < MINIMUM_RUNS or _shortest(times) < SECONDS_EACH:
         for name, call in calls.items():
-            start = time.perf_counter()
             call()
-            times[name].append((time.perf_counter() - start) * 1e3)
+            for _ in range(IN_A_ROW):
+                start = time.perf_counter()
+                call()
+                times[name].append((time.perf_counter() - start) * 1e3)
     return times
 
 

@@ -15,6 +15,7 @@ from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import Weight, WeightStore
 from qcc.ir.types import TensorType, type_of
+from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
 from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
 from qcc.numerics.tensor import QuantizedTensor
@@ -58,9 +59,6 @@ def _planned_bytes(module: ModuleOp) -> list[int]:
     return list(sizes.values())
 
 
-_SCALAR_BYTES = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1, "i1": 1}
-
-
 def _type_bytes(kind: TensorType) -> int:
     shape = kind.static_shape or ()
     if kind.qtype is not None:
@@ -68,7 +66,7 @@ def _type_bytes(kind: TensorType) -> int:
     count = 1
     for size in shape:
         count *= size
-    return count * _SCALAR_BYTES[kind.scalar]
+    return count * ELEMENT_BYTES[kind.scalar]
 
 
 def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry | None:
@@ -83,7 +81,7 @@ def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, tor
         shape=kind.static_shape or (),
         weights=kind.scalar,
         activations=type_of(op.input).scalar,
-        bits_per_weight=8.0 * _SCALAR_BYTES[kind.scalar],
+        bits_per_weight=8.0 * ELEMENT_BYTES[kind.scalar],
         bytes=_type_bytes(kind),
         plan="float",
         left_in_float=reason.data,

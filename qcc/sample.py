@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from qcc.ir.program import ProgramOp
-from qcc.ir.types import TensorType, type_of
+from qcc.ir.types import type_of
 
 
 def resized_inputs(
@@ -59,19 +59,3 @@ def golden_sizes(program: ProgramOp, example: Mapping[str, int]) -> list[dict[st
         if sizes not in unique:
             unique.append(sizes)
     return unique
-
-
-def scalar_of(kind: TensorType) -> torch.dtype:
-    """Return the torch dtype of a plain tensor type."""
-    table = {
-        "f64": torch.float64,
-        "f32": torch.float32,
-        "f16": torch.float16,
-        "bf16": torch.bfloat16,
-        "i64": torch.int64,
-        "i32": torch.int32,
-        "i8": torch.int8,
-        "u8": torch.uint8,
-        "i1": torch.bool,
-    }
-    return table[kind.scalar]

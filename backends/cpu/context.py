@@ -10,13 +10,13 @@ from qcc.backends.cpu.ctext import C_DTYPES, c_comment, c_dim, c_name, c_string,
 from qcc.backends.cpu.emitter import Lowered
 from qcc.backends.cpu.render import c_constants, c_parts, c_value
 from qcc.backends.cpu.statements import ContractCase
-from qcc.backends.cpu.views import ELEMENT_BYTES
 from qcc.backends.cpu.weights import WeightsFile
 from qcc.errors import Problem, UnsupportedOp
 from qcc.ir.base import show
 from qcc.ir.dims import UNBOUNDED, Call, Dim, product
 from qcc.ir.program import ProgramOp
 from qcc.ir.types import TensorType, type_of
+from qcc.numerics.elements import ELEMENT_BYTES
 
 OWN_KERNELS = frozenset({"dequantize"})
 """Kernels of qcc_runtime.h; all others are in the table of qcc_kernels.h."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
+
+import numpy as np
 
 from qcc.ir.dims import Atom, Call, Dim
 
@@ -39,6 +40,7 @@ C_KEYWORDS = frozenset(
     " register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while"
     " args begin bool c call end false input output qcc session true".split()
 )
+_SPECIAL = {"nan": "NAN", "inf": "INFINITY", "-inf": "-INFINITY"}
 _FUNCTIONS = {"floordiv": "qcc_floor_div", "mod": "qcc_floor_mod", "max": "qcc_max", "min": "qcc_min"}
 
 
@@ -88,18 +90,16 @@ def _c_atom(atom: Atom) -> str:
 
 
 def c_float(value: float) -> str:
-    """Write a float32 constant exactly."""
-    if math.isnan(value):
-        return "NAN"
-    if math.isinf(value):
-        return "INFINITY" if value > 0 else "-INFINITY"
-    return f"{float(value).hex()}f" if value != int(value) or abs(value) > 1e6 else f"{value:.1f}f"
+    """Write a float32 constant: the shortest decimal that reads back as the rounded value."""
+    with np.errstate(over="ignore"):
+        text = str(np.float32(value))
+    return _SPECIAL.get(text) or f"{text}f"
 
 
 def c_double(value: float) -> str:
-    """Write a float64 constant exactly."""
-    text = c_float(value)
-    return text.removesuffix("f") if text[-1] == "f" else text
+    """Write a float64 constant."""
+    text = repr(float(value))
+    return _SPECIAL.get(text) or text
 
 
 def c_integer(value: int) -> str:

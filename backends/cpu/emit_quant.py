@@ -22,13 +22,14 @@ from qcc.backends.cpu.qformat import (
 )
 from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import ContractCase, Pointer, Struct, Value
-from qcc.backends.cpu.views import ELEMENT_BYTES, ONE, Buffer, Rows, View, dense
+from qcc.backends.cpu.views import ONE, Buffer, Rows, View, dense
 from qcc.backends.cpu.weights import quantized_digest, tensor_bytes
 from qcc.ir.base import location_of
 from qcc.ir.dims import Dim, product
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.types import type_of
+from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype import QType
 from qcc.numerics.quantize import dequantize, quantize
 from qcc.numerics.tensor import QuantizedTensor

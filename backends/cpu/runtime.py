@@ -11,14 +11,15 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qcc.backends.cpu.weights import TORCH_SCALARS
+from qcc.backends.cpu.weights import TORCH_DTYPES
 from qcc.errors import CheckpointError, Problem, QccError, ShapeError
 
 INTERFACE = "interface.json"
@@ -80,25 +81,44 @@ class Interface:
 
 
 def _open_library(path: Path) -> ctypes.CDLL:
-    """Open a library under a name that the loader has not seen.
+    """Load a library under a name of its own: the loader would take an older file of the same name for this one."""
+    with tempfile.TemporaryDirectory(prefix="qcc-load-") as scratch:
+        link = Path(scratch) / path.name
+        try:
+            link.symlink_to(path.resolve(strict=True))
+            with _short_spins():
+                return ctypes.CDLL(str(link), mode=os.RTLD_LOCAL)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be loaded ({error})", fix="compile the model again") from error
 
-    The loader answers a known name with the library it loaded under it, although the file may be another by now: the
-    model was compiled again, or the same relative path is meant from another folder. Two names of one file share it.
+
+SPINS = "4000"
+"""Turns that a thread of ours waits awake at a barrier, some ten microseconds, before it sleeps."""
+
+
+@contextmanager
+def _short_spins() -> Generator[None]:
+    """Let the OpenMP runtime, which reads its settings when it is first loaded, spin for a short time only.
+
+    torch brings an OpenMP runtime of its own. Where the threads of both meet on one core, each barrier of ours would
+    burn a whole time slice: hundreds of milliseconds a call. Settings that the user has made are left alone.
     """
-    with tempfile.TemporaryDirectory(prefix="qcc-") as folder:
-        link = Path(folder) / path.name
-        link.symlink_to(path.resolve(strict=True))
-        return ctypes.CDLL(str(link), mode=os.RTLD_LOCAL)
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    if any(name in os.environ for name in names):
+        yield
+        return
+    os.environ[names[0]] = SPINS
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
 
 
 class _Library:
     """The functions of an emitted library."""
 
     def __init__(self, path: Path, interface: Interface) -> None:
-        try:
-            self.handle = _open_library(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be loaded ({error})", fix="compile the model again") from error
+        self.handle = _open_library(path)
 
         class Tensor(ctypes.Structure):
             _fields_ = (
@@ -191,7 +211,7 @@ class CpuProgram:
         self._check(session, library.output_shapes(session, given, count, made, len(ports)))
         outputs: dict[str, torch.Tensor] = {}
         for slot, port in zip(made, ports, strict=False):
-            output = torch.empty(list(slot.shape[: slot.rank]), dtype=TORCH_SCALARS[port.scalar])
+            output = torch.empty(list(slot.shape[: slot.rank]), dtype=TORCH_DTYPES[port.scalar])
             slot.data = output.data_ptr()
             outputs[port.name] = output
         self._check(session, library.run(session, given, count, made, len(ports)))
@@ -205,8 +225,8 @@ class CpuProgram:
             where, shape = f"input '{port.name}'", f"[{', '.join(port.shape)}]"
             if tensor is None:
                 problems.append(Problem(where, "is missing", f"pass a tensor of shape {shape}"))
-            elif tensor.dtype != TORCH_SCALARS[port.scalar]:
-                wanted = TORCH_SCALARS[port.scalar]
+            elif tensor.dtype != TORCH_DTYPES[port.scalar]:
+                wanted = TORCH_DTYPES[port.scalar]
                 problems.append(Problem(where, f"has dtype {tensor.dtype}, expected {wanted}", f"use .to({wanted})"))
             elif tensor.ndim != len(port.shape):
                 problems.append(Problem(where, f"has shape {list(tensor.shape)}, the program takes {shape}"))
@@ -258,4 +278,4 @@ def _describe(slot: Any, tensor: torch.Tensor) -> None:
         slot.shape[axis] = size
 
 
-_SCALARS = {dtype: scalar for scalar, dtype in TORCH_SCALARS.items()}
+_SCALARS = {dtype: scalar for scalar, dtype in TORCH_DTYPES.items()}

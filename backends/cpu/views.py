@@ -12,14 +12,12 @@ from itertools import pairwise
 from typing import Literal
 
 from qcc.ir.dims import Dim, Shape, product
+from qcc.numerics.elements import ELEMENT_BYTES
 
 ONE = Dim.of(1)
 ZERO = Dim.of(0)
 
 BufferKind = Literal["input", "output", "weight", "state", "temp", "constant"]
-
-ELEMENT_BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1, "i1": 1}
-"""Bytes of one stored element."""
 
 
 @dataclass(frozen=True)

@@ -25,24 +25,12 @@ from qcc.errors import CheckpointError
 from qcc.ir.dims import shape_of
 from qcc.ir.store import WeightStore
 from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 MAGIC = b"QCCWEIGH"
 VERSION = 1
 ALIGNMENT = 64
 _WORDS = 1 << 20
-
-TORCH_SCALARS: dict[str, torch.dtype] = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "i64": torch.int64,
-    "i32": torch.int32,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-    "i1": torch.bool,
-}
-"""torch dtype of an element type."""
 
 
 class Constants:
@@ -62,7 +50,7 @@ class Constants:
         if tuple(stored.shape) != tuple(shape):
             raise CheckpointError(f"weight '{key}' has shape {list(stored.shape)}, the program reads {list(shape)}")
         buffer = Buffer("weight", key=f"{key}: {scalar}")
-        self._makers.setdefault(buffer, lambda: tensor_bytes(self.store.tensor(key).to(TORCH_SCALARS[scalar])))
+        self._makers.setdefault(buffer, lambda: tensor_bytes(self.store.tensor(key).to(TORCH_DTYPES[scalar])))
         return dense(buffer, scalar, shape_of(shape))
 
     def derived(self, name: str, make: Callable[[], bytes]) -> Buffer:
@@ -78,7 +66,7 @@ class Constants:
         if view.buffer.kind != "weight" or key not in self.store or any(size is None for size in sizes):
             return None
         known = [size for size in sizes if size is not None]
-        stored = self.store.tensor(key).detach().to(TORCH_SCALARS[scalar]).contiguous()
+        stored = self.store.tensor(key).detach().to(TORCH_DTYPES[scalar]).contiguous()
         return torch.as_strided(stored, known[: view.rank], known[view.rank : -1], known[-1])
 
     def bytes_of(self, buffer: Buffer) -> bytes:
@@ -124,6 +112,7 @@ def write_weights(path: Path, buffers: Sequence[Buffer], constants: Constants, p
     offsets: dict[Buffer, int] = {}
     digest = hashlib.sha256(program.encode())
     total = weighted = words = 0
+    path.unlink(missing_ok=True)  # a program that has the old file mapped keeps it
     with path.open("wb") as file:
         file.write(bytes(ALIGNMENT))
         for buffer in buffers:

@@ -10,12 +10,12 @@ from xdsl.ir import SSAValue
 
 from qcc.frontend.builder import Builder
 from qcc.frontend.call import Call, Handler, Values
-from qcc.frontend.dtypes import TORCH_DTYPES
 from qcc.frontend.refusal import Refusal
 from qcc.ir.dims import Dim, broadcast, product
 from qcc.ir.nn import LinearOp, MatmulOp
 from qcc.ir.transformer import AttentionOp, BatchNormOp, NormOp
 from qcc.ir.types import type_of
+from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 aten = torch.ops.aten
 

@@ -11,10 +11,11 @@ from torch.fx import Node
 from xdsl.ir import SSAValue
 
 from qcc.frontend.builder import Builder
-from qcc.frontend.dtypes import SCALAR_NAMES, Number
+from qcc.frontend.dtypes import Number
 from qcc.frontend.refusal import Refusal
 from qcc.ir.dims import Dim
 from qcc.ir.types import TensorType, type_of
+from qcc.numerics.torch_dtypes import SCALAR_NAMES
 
 Values = SSAValue | tuple[SSAValue | None, ...]
 """What a handler gives: one value, or one per result with None for those that qcc does not compute."""

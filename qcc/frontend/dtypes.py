@@ -5,21 +5,7 @@ from __future__ import annotations
 import torch
 
 from qcc.ir.types import TensorType
-
-TORCH_DTYPES: dict[str, torch.dtype] = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "i64": torch.int64,
-    "i32": torch.int32,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-    "i1": torch.bool,
-}
-"""torch's dtype for each plain element type of the dialect."""
-
-SCALAR_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+from qcc.numerics.torch_dtypes import SCALAR_NAMES, TORCH_DTYPES
 
 Number = int | float | bool
 

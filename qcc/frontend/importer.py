@@ -15,7 +15,6 @@ from qcc.errors import Problem
 from qcc.frontend.aten_table import DROPPED, IN_PLACE, TABLE
 from qcc.frontend.builder import Builder
 from qcc.frontend.call import Call
-from qcc.frontend.dtypes import SCALAR_NAMES
 from qcc.frontend.memory import Memory
 from qcc.frontend.place import place_of
 from qcc.frontend.refusal import Refusal
@@ -24,6 +23,7 @@ from qcc.frontend.views import scatter, scatter_piece
 from qcc.ir.base import show
 from qcc.ir.dims import Dim
 from qcc.ir.types import TensorType, tensor, type_of
+from qcc.numerics.torch_dtypes import SCALAR_NAMES
 
 
 class Importer:

@@ -8,13 +8,13 @@ from torch.fx import Graph, Node
 from xdsl.ir import SSAValue
 
 from qcc.errors import Problem
-from qcc.frontend.dtypes import SCALAR_NAMES
 from qcc.frontend.importer import Importer
 from qcc.frontend.signature import Stored
 from qcc.frontend.views import written_roots
 from qcc.frontend.weights import Weights
 from qcc.ir.program import StateOp, UpdateStateOp, WeightOp
 from qcc.ir.types import tensor
+from qcc.numerics.torch_dtypes import SCALAR_NAMES
 
 
 def tied(placeholders: Sequence[Node], weights: Weights) -> dict[Node, Node]:

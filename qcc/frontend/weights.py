@@ -9,9 +9,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from qcc.errors import CheckpointError, Problem, ShapeError
-from qcc.frontend.dtypes import SCALAR_NAMES
 from qcc.frontend.signature import Stored
 from qcc.ir.store import WeightStore
+from qcc.numerics.torch_dtypes import SCALAR_NAMES
 
 
 @dataclass(frozen=True)

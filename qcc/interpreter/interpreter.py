@@ -11,12 +11,13 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.errors import CheckpointError, Problem, QccError, ShapeError, UnsupportedOp
 from qcc.interpreter.table import MEANING, TAKES_QUANTIZED
-from qcc.interpreter.values import DTYPES, Frame, Weights, convert_weight, dtype_of, fail
+from qcc.interpreter.values import Frame, Weights, convert_weight, dtype_of, fail
 from qcc.ir.base import location_of
 from qcc.ir.binding import bind_symbols
 from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp
 from qcc.ir.types import type_of
 from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 Observer = Callable[[Operation, tuple[torch.Tensor | QuantizedTensor, ...]], None]
 """Called after every operation with its result values."""
@@ -82,9 +83,9 @@ class Interpreter:
                 problems.append(Problem(f"input '{name}'", "is unknown", f"inputs are: {', '.join(known)}"))
                 continue
             scalar = type_of(known[name]).scalar
-            if tensor.dtype not in (DTYPES[scalar], dtype_of(scalar, self._dtype)):
-                what = f"has dtype {tensor.dtype}, expected {DTYPES[scalar]}"
-                problems.append(Problem(f"input '{name}'", what, f"pass it as {DTYPES[scalar]}"))
+            if tensor.dtype not in (TORCH_DTYPES[scalar], dtype_of(scalar, self._dtype)):
+                what = f"has dtype {tensor.dtype}, expected {TORCH_DTYPES[scalar]}"
+                problems.append(Problem(f"input '{name}'", what, f"pass it as {TORCH_DTYPES[scalar]}"))
         if problems:
             raise ShapeError("the inputs do not fit the compiled program", problems)
         return bind_symbols(program, {name: tuple(one.shape) for name, one in inputs.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from qcc.interpreter.contraction import contract
-from qcc.interpreter.values import DTYPES, Evaluate, Frame, fail
+from qcc.interpreter.values import Evaluate, Frame, fail
 from qcc.ir import quant as ir
 from qcc.ir import storage, transform
 from qcc.ir.base import location_of
@@ -17,6 +17,7 @@ from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.quantize import dequantize, quantize
 from qcc.numerics.scales import compute_qparams
 from qcc.numerics.tensor import QuantizedTensor, stored_dtype
+from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 
 def _quantize(op: ir.QuantizeOp, args: list[torch.Tensor], frame: Frame) -> QuantizedTensor:
@@ -47,7 +48,7 @@ def _stored(
 def _plain(qtype: QType, scales: tuple[torch.Tensor, ...], zero: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
     """Give scales and zero point as the plain tensors that the IR hands around."""
     plain = tuple(scale.to(torch.float32) for scale in scales)
-    return plain if zero is None else (*plain, zero.to(DTYPES[zero_scalar(qtype)]))
+    return plain if zero is None else (*plain, zero.to(TORCH_DTYPES[zero_scalar(qtype)]))
 
 
 def _dequantize(op: ir.DequantizeOp, args: list[QuantizedTensor], frame: Frame) -> torch.Tensor:

@@ -14,19 +14,7 @@ from qcc.ir.base import location_of
 from qcc.ir.dims import Dim
 from qcc.ir.types import FLOATS, TensorType
 from qcc.numerics.tensor import QuantizedTensor
-
-DTYPES: dict[str, torch.dtype] = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "i64": torch.int64,
-    "i32": torch.int32,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-    "i1": torch.bool,
-}
-"""The torch dtype of every element type of a plain tensor."""
+from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 
 class Weights(Protocol):
@@ -66,7 +54,7 @@ Evaluate = Callable[[Any, list[Any], Frame], Any]
 
 def dtype_of(scalar: str, override: str | None) -> torch.dtype:
     """Return the torch dtype of an element type; float ones become `override` if that is given."""
-    return DTYPES[override if override is not None and scalar in FLOATS else scalar]
+    return TORCH_DTYPES[override if override is not None and scalar in FLOATS else scalar]
 
 
 def wide(value: torch.Tensor) -> torch.Tensor:
@@ -95,6 +83,6 @@ def convert_weight(
         if kind.qtype is None or isinstance(weight, torch.Tensor) or weight.qtype != kind.qtype:
             raise CheckpointError(f"weight '{key}' is {found}, the program declares {kind}")
         return weight
-    if weight.dtype not in (DTYPES[kind.scalar], dtype_of(kind.scalar, override)):
+    if weight.dtype not in (TORCH_DTYPES[kind.scalar], dtype_of(kind.scalar, override)):
         raise CheckpointError(f"weight '{key}' is {weight.dtype}, the program declares {kind}")
     return weight.to(dtype_of(kind.scalar, override))

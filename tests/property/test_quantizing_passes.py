@@ -71,10 +71,11 @@ def test_the_function_is_that_of_the_rounded_operands(
     context = QccContext(store)
     AssignFormats(recipe.model_dump_json()).apply(context, module)
     module.verify()
-    assigned = Interpreter(module, store, "f64").run({"x": x})["y"]
+    # float32 throughout: in float64 a value near a rounding boundary may take the other code
+    assigned = Interpreter(module, store).run({"x": x})["y"]
     SolveWeights().apply(context, module)
     module.verify()
-    solved = Interpreter(module, store, "f64").run({"x": x})["y"]
+    solved = Interpreter(module, store).run({"x": x})["y"]
     assert torch.equal(assigned, solved)
     rounded = fake_quantize(x, recipe.activations.qtype()).double()
     expected = sum(
@@ -83,7 +84,7 @@ def test_the_function_is_that_of_the_rounded_operands(
         for name in ("first", "second")
     )
     assert isinstance(expected, torch.Tensor)
-    torch.testing.assert_close(solved, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+    torch.testing.assert_close(solved.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     # one input, one format: quantized once
     assert sum(isinstance(op, QuantizeOp) for op in module.walk()) == 1
     assert {key for key in store if ":" not in key} == {"first.bias", "second.bias"}
