@@ -29,8 +29,8 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-_out = Console(soft_wrap=True)
-_err = Console(stderr=True, soft_wrap=True)
+_out = Console(emoji=False, soft_wrap=True)
+_err = Console(stderr=True, emoji=False, soft_wrap=True)
 TABLE_WIDTH = 200
 """Columns of a table that is piped or redirected: wide enough that no layer is cut or wrapped."""
 
