@@ -1,4 +1,4 @@
-"""A quantized linear layer gives the same bits in the interpreter and in C, on every instruction set and thread count."""
+"""A quantized linear layer gives the same bits in the interpreter and in C, whatever the instructions and threads."""
 
 from __future__ import annotations
 
