@@ -28,11 +28,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Compile quantized neural networks to C.",
 )
-_out = Console(soft_wrap=True)
-_err = Console(stderr=True, soft_wrap=True)
-_debug = False
+_out = Console(emoji=False, soft_wrap=True)
+_err = Console(stderr=True, emoji=False, soft_wrap=True)
+TABLE_WIDTH = 200
+"""Columns of a table that is piped or redirected: wide enough that no layer is cut or wrapped."""
 
 SourceArgument = Annotated[
     str, typer.Argument(help="A .pt2 file, a Hugging Face model folder, or package.module:callable.")
@@ -51,22 +51,37 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Compile quantized neural networks to C."""
+    """Compile quantized neural networks to C.
+
+    \b
+    qcc compile model.pt2 --recipe w4a8 -o model.qcc    quantize and compile
+    qcc run model.qcc --input x=x.npy --output out      run it on files
+    qcc inspect model.qcc                               see what is in it
+
+    Exit codes: 0 done; 2 you can mend it, the message says how; 1 a defect of qcc.
+    """
 
 
 @app.command(name="compile")
 def compile_(
     source: SourceArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name (`qcc recipes`) or the path of its YAML.")] = "w8a8",
-    target: Annotated[str, typer.Option(help="What to emit code for.")] = "cpu",
-    calib: Annotated[Path | None, typer.Option(help="Calibration inputs (.safetensors or .npz).")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
+    ] = "w8a8",
+    target: Annotated[str, typer.Option(help="What to emit code for: cpu.")] = "cpu",
+    calib: Annotated[Path | None, typer.Option(help="Calibration inputs; refused until a solver reads them.")] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the target.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of the target. cpu: name=PREFIX of files and functions."
+        ),
     ] = None,
-    arch: Annotated[str, typer.Option(help="GPU architectures, comma separated (target triton).")] = "",
+    arch: Annotated[str, typer.Option(help="GPU architectures; refused by target cpu, which has none.")] = "",
     cc: Annotated[str, typer.Option("--cc", help="C compiler; default $CC, then cc, gcc, clang.")] = "",
     dump_ir: Annotated[Path | None, typer.Option(help="Write the module after every pass into this folder.")] = None,
     dry_run: Annotated[
@@ -77,7 +92,10 @@ def compile_(
 ) -> None:
     """Quantize a model and compile it.
 
-    Example: qcc compile model.pt2 --recipe w4a8 -o model.qcc
+    \b
+    qcc compile model.pt2 --recipe w4a8 -o model.qcc
+    qcc compile path/to/hugging-face-folder --recipe mine.yaml --dry-run
+    qcc compile package.module:callable -o model.qcc --json
     """
     with _errors(debug):
         from qcc.driver import Options, compile_source, plan_source
@@ -149,7 +167,12 @@ def _print_coverage(coverage: Coverage, json_: bool) -> None:
 def _print_layers(coverage: Coverage) -> None:
     from qcc.compiled import layer_table
 
-    _out.print(layer_table(coverage))
+    _print_table(layer_table(coverage))
+
+
+def _print_table(table: Table) -> None:
+    console = _out if _out.is_terminal else Console(width=TABLE_WIDTH)
+    console.print(table)
 
 
 @app.command()
@@ -164,7 +187,10 @@ def run(
 ) -> None:
     """Run an artifact on inputs from .npy files.
 
-    Example: qcc run model.qcc --input input_ids=ids.npy --input attention_mask=mask.npy --output out
+    \b
+    qcc run model.qcc --input input_ids=ids.npy --input attention_mask=mask.npy --output out
+
+    Names and shapes of the inputs: qcc inspect model.qcc
     """
     with _errors(debug):
         from qcc.running import run_files
@@ -176,7 +202,7 @@ def run(
 @app.command()
 def bench(
     artifact: ArtifactArgument,
-    against: Annotated[str, typer.Option(help="Peers to time in the same run: eager, inductor.")] = "",
+    against: Annotated[str, typer.Option(help="Peers to time in the same run: eager,inductor.")] = "",
     batch: Annotated[int, typer.Option(min=1, help="Size of every batch dimension.")] = 1,
     seq: Annotated[int, typer.Option(min=1, help="Size of every other dynamic dimension.")] = 128,
     threads: ThreadsOption = 0,
@@ -185,7 +211,8 @@ def bench(
 ) -> None:
     """Time an artifact, and what it was compiled from beside it.
 
-    Example: qcc bench model.qcc --against eager,inductor --batch 1 --seq 128
+    \b
+    qcc bench model.qcc --against eager,inductor --batch 1 --seq 128
     """
     with _errors(debug):
         from qcc.bench import measure
@@ -200,7 +227,7 @@ def bench(
         table.add_row("qcc", f"{row['latency_ms']:.3f}", low, high, "1.00")
         for name, peer in row["against"].items():
             table.add_row(name, f"{peer['latency_ms']:.3f}", "", "", f"{peer['ratio']:.2f}")
-        _out.print(table)
+        _print_table(table)
 
 
 @app.command()
@@ -209,7 +236,13 @@ def inspect(
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what is in a file: inputs, outputs, operations, layers and their formats."""
+    """Say what is in a file: inputs, outputs, operations, layers and their formats.
+
+    \b
+    qcc inspect model.qcc
+    qcc inspect model.qcc/program.mlir
+    qcc inspect model.pt2 --json
+    """
     with _errors(debug):
         from qcc.inspection import inspect_path
 
@@ -228,7 +261,12 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """List the recipes, or print one."""
+    """List the recipes, or print one to start your own from.
+
+    \b
+    qcc recipes
+    qcc recipes w4a8 > mine.yaml
+    """
     with _errors(debug):
         from qcc.recipes.load import load_recipe, recipe_names, recipe_text
 

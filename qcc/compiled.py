@@ -29,8 +29,7 @@ EXAMPLE = "golden/example.safetensors"
 class Compiled:
     """A compiled program, loaded and ready.
 
-    One object belongs to one thread at a time: it holds the program's activations and state. Load the artifact again
-    for another thread; the weights are shared through the file.
+    Threads may share one object: each computes in memory of its own, and calls of a program with state take turns.
     """
 
     def __init__(self, folder: Path, *, threads: int = 0, keep: object = None) -> None:
@@ -93,7 +92,7 @@ class Compiled:
 
     def report(self) -> str:
         """Return the table of layers: formats, exact bits per weight, bytes, noise of the weights, plan."""
-        console = Console(width=160, record=True, file=io.StringIO())
+        console = Console(width=200, record=True, file=io.StringIO())
         console.print(layer_table(self.coverage))
         return f"{console.export_text()}{self.summary()}\n"
 
@@ -135,7 +134,9 @@ def _size(count: int) -> str:
 def layer_table(coverage: Coverage) -> Table:
     """Make the table of `report`, `--dry-run` and `inspect`: one row a layer."""
     headings = ("layer", "shape", "weights", "activations", "bits", "bytes", "SQNR dB", "MACs per row", "plan")
-    table = Table(*headings, box=None)
+    table = Table(box=None)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for layer in coverage.layers:
         macs = 1
         for size in layer.shape:

@@ -52,7 +52,7 @@ def golden_of(
     cases: list[ModelCase] = []
     for index, symbols in enumerate(sizes):
         calls = [resized_inputs(program, example, symbols)] * times
-        name = "example" if not index else "-".join(f"{key}{value}" for key, value in symbols.items())
+        name = "example" if not index else ", ".join(f"{key} = {value}" for key, value in symbols.items())
         cases.append(_model_case(module, store, name, calls, seen if not index else None))
     tolerance = _tolerance(program, cases, float_module, float_store)
     models = tuple(replace(case, tolerance=tolerance) for case in cases)
@@ -108,6 +108,8 @@ def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
         codes, weights = seen[source][0], seen[weight][0]
         rows = _rows_of(source, seen)
         if not isinstance(codes, QuantizedTensor) or not isinstance(weights, QuantizedTensor) or rows is None:
+            continue
+        if codes.zero is not None:  # the sums of a case are those of symmetric activations
             continue
         flat = _first_rows(codes)
         cases.append(

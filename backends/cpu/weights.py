@@ -6,7 +6,7 @@
     offset 64  sections, each at a multiple of 64 bytes, the file padded to a multiple of 64
 
 The checksum is Fletcher's (IEEE Trans. Communications 30(1), 1982) over 64-bit words modulo 2^64: `sum w_i` and
-`sum (i + 1) w_i`, so that any change of one word and any swap of two different words is seen.
+`sum (i + 1) w_i`: the first sees any change of one word, the second nearly every change of their order.
 """
 
 from __future__ import annotations

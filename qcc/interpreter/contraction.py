@@ -7,8 +7,13 @@ changes inside one (the smaller of both block sizes; their greatest common divis
     acc      = acc + (sx[m,g] * sw[n,g]) * float(S[m,n,g])             g ascending, float32
     result   = acc + bias[n]
 
+Where the input has one scale a row, that scale crosses the sum over K and is applied once, as kernels do:
+
+    acc      = acc + sw[n,g] * float(S[m,n,g])
+    result   = sx[m] * acc + bias[n]
+
 Each product and sum above is one IEEE float32 operation (float64 in the oracle). A `post` zero point z of the weights
-adds (sx * z) * float(X), X the sum of x over the group, in the same step and after the scaled sum.
+adds (sx * z) * float(X), or z * float(X), X the sum of x over the group, in the same step and after the scaled sum.
 """
 
 from __future__ import annotations
@@ -93,13 +98,16 @@ def contract(
     left, right = _operand(q_input, real), _operand(q_weight, real)
     group, columns = group_size(q_input, q_weight), q_weight.shape[-1]
     result = torch.zeros(left.integers.shape[0], q_weight.shape[0], dtype=real)
+    one_a_row = left.group >= columns
     for start in range(0, columns, group):
         x, w = left.integers[:, start : start + group], right.integers[:, start : start + group]
         sx, sw = left.at(left.scale, start)[:, None], right.at(right.scale, start)[None, :]
-        step = (sx * sw) * _exact_product(x, w).to(real)
-        result = result + step
+        result = result + (sw if one_a_row else sx * sw) * _exact_product(x, w).to(real)
         if right.offset is not None:
-            result = result + (sx * right.at(right.offset, start)[None, :]) * x.sum(-1, keepdim=True).to(real)
+            offset = right.at(right.offset, start)[None, :]
+            result = result + (offset if one_a_row else sx * offset) * x.sum(-1, keepdim=True).to(real)
+    if one_a_row and columns:
+        result = left.at(left.scale, 0)[:, None] * result
     if bias is not None:
         result = result + bias.to(real)
     return result.reshape(*q_input.shape[:-1], q_weight.shape[0])

@@ -26,6 +26,7 @@ from qcc.ir.transform import (
     SliceBitsOp,
 )
 from qcc.numerics.hadamard import hadamard
+from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.quantize import dequantize, fake_quantize, quantize
 from qcc.numerics.tensor import QuantizedTensor
@@ -71,18 +72,20 @@ def reference_contract(q: QuantizedTensor, w: QuantizedTensor, bias: torch.Tenso
                 part = slice(g * group, min((g + 1) * group, columns))
                 zero = 0 if w.zero is None else int(w.zero[n, g])
                 exact = sum(int(a) * (int(b) - zero) for a, b in zip(q.codes[m, part], w.codes[n, part], strict=True))
-                total = total + (q.scales[0][m, 0] * w.scales[0][n, g].float()) * torch.tensor(float(exact))
-            result[m, n] = total + bias[n]
+                sx, sw = q.scales[0][m], w.scales[0][n, g].float()
+                total = total + (sw if len(sx) == 1 else sx[g] * sw) * torch.tensor(float(exact))
+            result[m, n] = (total if len(q.scales[0][m]) > 1 else q.scales[0][m, 0] * total) + bias[n]
     return result
 
 
 @pytest.mark.parametrize("columns", [1, 8, 13, 24])
-def test_contract_follows_its_order_bit_for_bit(columns: int) -> None:
+@pytest.mark.parametrize("activation", [TOKEN, parse_qtype("int8 | (1,8) f32 | dynamic")], ids=["token", "group"])
+def test_contract_follows_its_order_bit_for_bit(columns: int, activation: QType) -> None:
     x, w, bias = torch.randn(3, columns) * 5, torch.randn(4, columns), torch.randn(4)
     quantized = quantize(w, WEIGHT)
-    found = run(lambda v, w, b: ContractOp(QuantizeOp(v, TOKEN), w, b), x, w=quantized, b=bias)
-    assert torch.equal(found, reference_contract(quantize(x, TOKEN), quantized, bias, 8))
-    exact = dequantize(quantize(x, TOKEN), torch.float64) @ dequantize(quantized, torch.float64).T + bias
+    found = run(lambda v, w, b: ContractOp(QuantizeOp(v, activation), w, b), x, w=quantized, b=bias)
+    assert torch.equal(found, reference_contract(quantize(x, activation), quantized, bias, 8))
+    exact = dequantize(quantize(x, activation), torch.float64) @ dequantize(quantized, torch.float64).T + bias
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
 
 
