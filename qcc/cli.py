@@ -109,7 +109,9 @@ def compile_(
             dump_ir=dump_ir,
         )
         if dry_run:
-            _print_coverage(plan_source(source, options, _progress(json_)), json_)
+            with _progress(json_) as say:
+                coverage = plan_source(source, options, say)
+            _print_coverage(coverage, json_)
             return
         if output is None:
             raise QccError("compile needs -o OUT, the artifact to write", fix="or --dry-run to see the plan only")
@@ -127,7 +129,8 @@ def _refuse_unused(calib: Path | None, arch: str) -> None:
 
 
 def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:
-    compiled, seconds = run(source, options, output, _progress(json_))
+    with _progress(json_) as say:
+        compiled, seconds = run(source, options, output, say)
     coverage = compiled.manifest.coverage
     if json_:
         _print_json({**_coverage_json(coverage), "seconds": round(seconds, 3), "artifact": str(output)})
@@ -218,7 +221,8 @@ def bench(
         from qcc.bench import measure
 
         names = tuple(filter(None, against.split(",")))
-        row = measure(artifact, names, batch, seq, threads, _progress(json_))
+        with _progress(json_) as say:
+            row = measure(artifact, names, batch, seq, threads, say)
         if json_:
             _print_json(row)
             return
@@ -288,11 +292,14 @@ def _settings(texts: list[str]) -> dict[str, str]:
     return _pairs(texts, "--set")
 
 
-def _progress(quiet: bool) -> Callable[[str], None]:
-    """Say on standard error what is being done, on a terminal only."""
+@contextmanager
+def _progress(quiet: bool) -> Generator[Callable[[str], None]]:
+    """Show on standard error what is being done, in one line that goes away; on a terminal only."""
     if quiet or not _err.is_terminal:
-        return lambda text: None
-    return lambda text: _err.print(f"[dim]{text}[/dim]")
+        yield lambda text: None
+        return
+    with _err.status("starting") as status:
+        yield status.update
 
 
 def _print_json(data: object) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from qcc.backends.cpu.weights import TORCH_DTYPES
 from qcc.errors import CheckpointError, Problem, QccError, ShapeError
+from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 INTERFACE = "interface.json"
 DTYPES = ("f32", "f16", "bf16", "i64", "i32", "i8", "u8", "i1", "f64")
