@@ -7,6 +7,7 @@ Results go to standard output, progress and messages to standard error. Exit cod
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -329,8 +330,14 @@ def _errors(debug: bool) -> Generator[None]:
         raise typer.Exit(1) from None
 
 
+def _end(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line."""
+    # asked to end, leave as on Ctrl-C: what is half-written goes away
+    signal.signal(signal.SIGTERM, _end)
     app(prog_name="qcc")
 
 
