@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pages import write_or_check
+
 from qcc.numerics.presets import PRESETS
 from qcc.numerics.qtype_bits import bits_per_weight
 from qcc.numerics.qtype_text import parse_qtype
@@ -71,17 +73,5 @@ def _is_supported(text: str) -> bool:
     return True
 
 
-def main() -> int:
-    """Write the page, or with `--check` say whether it is current."""
-    text = document()
-    if "--check" in sys.argv[1:]:
-        if not TARGET.is_file() or TARGET.read_text("utf-8") != text:
-            print("docs/formats.md is out of date: run python docs/make_formats.py", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(text, "utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, document()))

@@ -6,6 +6,7 @@ import inspect
 import sys
 from pathlib import Path
 
+from pages import write_or_check
 from xdsl.ir import Attribute, Operation
 from xdsl.irdl import IRDLOperation, OpDef
 from xdsl.irdl.operations import AttrOrPropDef
@@ -69,17 +70,5 @@ def _optional(name: str, definition: AttrOrPropDef) -> str:
     return f"{name}?" if "Opt" in type(definition).__name__ else name
 
 
-def main() -> int:
-    """Write the page, or with `--check` say whether it is current."""
-    text = document()
-    if "--check" in sys.argv[1:]:
-        if not TARGET.is_file() or TARGET.read_text("utf-8") != text:
-            print("docs/ir.md is out of date: run python docs/make_ir_reference.py", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(text, "utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, document()))
