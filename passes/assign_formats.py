@@ -24,13 +24,13 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.errors import Problem, RecipeError
-from qcc.ir.base import location_of, set_location
+from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of, set_location
 from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
-from qcc.passes.layer_schemes import LAYER, LEFT_IN_FLOAT, LayerScheme, matches, misfits, row_overrides, scheme_of
+from qcc.passes.layer_schemes import LayerScheme, matches, misfits, row_overrides, scheme_of
 from qcc.recipes.load import load_recipe
 from qcc.recipes.model import Recipe
 

@@ -15,18 +15,12 @@ from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation
 
 from qcc.errors import Problem
-from qcc.ir.base import location_of
+from qcc.ir.base import LAYER, location_of
 from qcc.ir.dims import product
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.types import type_of
 from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
-
-LEFT_IN_FLOAT = "left_in_float"
-"""Attribute of a layer that stays in float: the reason."""
-
-LAYER = "layer"
-"""Attribute of a layer whose name can no longer be read off its weight."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from qcc.artifact import Coverage, LayerEntry
-from qcc.ir.base import location_of
+from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
@@ -19,9 +19,6 @@ from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
 from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
 from qcc.numerics.tensor import QuantizedTensor
-
-LAYER = "layer"
-LEFT_IN_FLOAT = "left_in_float"
 
 
 def weight_bytes(weight: Weight) -> int:

@@ -31,7 +31,7 @@ from qcc.golden import golden_of
 from qcc.interpreter.interpreter import program_of
 from qcc.ir.context import QccContext
 from qcc.ir.store import WeightStore
-from qcc.passes.pipeline import pipeline, run_passes
+from qcc.passes.pipeline import planning, run_passes, solving
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.version import __version__
 
@@ -105,8 +105,7 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
-    solving = [one for one in pipeline(recipe) if one.name != "solve-weights"]
-    run_passes(solving, QccContext(imported.store), imported.module)
+    run_passes(planning(recipe), QccContext(imported.store), imported.module)
     return coverage_of(imported.module, None, {}, before)
 
 
@@ -142,13 +141,15 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)
-    float_module, float_store = (
-        imported.module.clone(),
-        WeightStore({key: imported.store[key] for key in imported.store}),
-    )
-    original = _optimise(pipeline(recipe), imported, options.dump_ir, say)
     module, store = imported.module, imported.store
-    coverage = coverage_of(module, store, original, before)
+    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    trace = _Trace(options.dump_ir, say)
+    trace.dump("import", module)
+    run_passes(planning(recipe), QccContext(store), module, trace.after)
+    # the float weights under the names and in the shapes that codes are chosen for
+    unsolved = {key: store.tensor(key) for key in store}
+    run_passes(solving(), QccContext(store), module, trace.after)
+    coverage = coverage_of(module, store, unsolved, before)
     say("running the interpreter for golden vectors")
     golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
@@ -194,34 +195,31 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve()) if source and Path(source).exists() else source
 
 
-def _optimise(
-    passes: Sequence[ModulePass], imported: Imported, dump_ir: Path | None, say: Say
-) -> dict[str, torch.Tensor]:
-    """Run the passes; returns the float weights under the names and in the shapes that codes are chosen for."""
-    original: dict[str, torch.Tensor] = {}
-    if dump_ir is not None:
-        dump_ir.mkdir(parents=True, exist_ok=True)
-        _dump(dump_ir / "00-import.mlir", imported.module, "")
-
-    def observe(index: int, one: ModulePass, module: ModuleOp) -> None:
-        say(f"pass {one.name}")
-        if one.name == "assign-formats":  # constants are folded, codes not chosen yet
-            original.update((key, imported.store.tensor(key)) for key in imported.store)
-        if dump_ir is not None:
-            done = ",".join(other.name for other in passes[: index + 1])
-            _dump(dump_ir / f"{index + 1:02}-{one.name}.mlir", module, done)
-
-    run_passes(passes, QccContext(imported.store), imported.module, observe)
-    return original
-
-
 def module_text(module: ModuleOp) -> str:
     """Return the text of a module, ending in a line break."""
     return str(module) + "\n"
 
 
-def _dump(path: Path, module: ModuleOp, done: str) -> None:
-    path.write_text(f"// passes so far: {done or 'none'}\n{module_text(module)}", "utf-8")
+class _Trace:
+    """Says which pass ran, and writes the module after it if a folder was given."""
+
+    def __init__(self, folder: Path | None, say: Say) -> None:
+        self.folder, self.say = folder, say
+        self.done: list[str] = []
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def after(self, index: int, one: ModulePass, module: ModuleOp) -> None:
+        """Note a pass that has run."""
+        self.say(f"pass {one.name}")
+        self.done.append(one.name)
+        self.dump(one.name, module)
+
+    def dump(self, name: str, module: ModuleOp) -> None:
+        """Write the module to a numbered file whose head names the passes so far."""
+        if self.folder is not None:
+            head = f"// passes so far: {','.join(self.done) or 'none'}\n"
+            (self.folder / f"{len(self.done):02}-{name}.mlir").write_text(head + module_text(module), "utf-8")
 
 
 def _signature(imported: Imported) -> Signature:

@@ -15,6 +15,12 @@ from qcc.ir.types import DimAttr, TensorType, type_of
 LOCATION = "at"
 """Name of the attribute that says which line and module of the user's model an operation comes from."""
 
+LAYER = "layer"
+"""Name of the attribute that keeps the name of a layer once its weight goes by another."""
+
+LEFT_IN_FLOAT = "left_in_float"
+"""Name of the attribute that says why a layer was not quantized."""
+
 
 class QccOperation(IRDLOperation):
     """Base of every operation: properties are printed in the attribute dictionary."""
