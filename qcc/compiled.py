@@ -19,9 +19,8 @@ from qcc.backends.targets import backend_of
 from qcc.calling import flatten_arguments, unflatten_results
 from qcc.errors import CheckpointError, ShapeError
 from qcc.inspection import read_module
-from qcc.interpreter.interpreter import program_of
 from qcc.ir.binding import bind_symbols
-from qcc.ir.program import ProgramOp, StateOp
+from qcc.ir.program import ProgramOp, StateOp, program_of
 
 EXAMPLE = "golden/example.safetensors"
 

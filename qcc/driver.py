@@ -28,8 +28,8 @@ from qcc.errors import Problem, QccError
 from qcc.frontend.export import Imported, import_program
 from qcc.frontend.source import load_source
 from qcc.golden import golden_of
-from qcc.interpreter.interpreter import program_of
 from qcc.ir.context import QccContext
+from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 from qcc.passes.pipeline import planning, run_passes, solving
 from qcc.recipes.load import RecipeSource, load_recipe

@@ -12,9 +12,8 @@ from xdsl.ir import Operation
 from qcc.backends.base import ContractCase, Golden, ModelCall, ModelCase, Tolerance
 from qcc.interpreter import Interpreter
 from qcc.interpreter.contraction import corrected_sums
-from qcc.interpreter.interpreter import program_of
 from qcc.ir.binding import bind_symbols
-from qcc.ir.program import ProgramOp, StateOp
+from qcc.ir.program import ProgramOp, StateOp, program_of
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import type_of

@@ -13,9 +13,9 @@ from xdsl.utils.exceptions import ParseError, VerifyException
 
 from qcc.artifact import PROGRAM, Coverage, read_manifest
 from qcc.errors import CheckpointError
-from qcc.golden import program_of
 from qcc.ir.context import QccContext
 from qcc.ir.dims import UNBOUNDED
+from qcc.ir.program import program_of
 from qcc.ir.types import type_of
 
 

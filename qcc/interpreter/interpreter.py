@@ -14,7 +14,7 @@ from qcc.interpreter.table import MEANING, TAKES_QUANTIZED
 from qcc.interpreter.values import Frame, Weights, convert_weight, dtype_of, fail
 from qcc.ir.base import location_of
 from qcc.ir.binding import bind_symbols
-from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp
+from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp, program_of
 from qcc.ir.types import type_of
 from qcc.numerics.tensor import QuantizedTensor
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
@@ -89,18 +89,6 @@ class Interpreter:
         if problems:
             raise ShapeError("the inputs do not fit the compiled program", problems)
         return bind_symbols(program, {name: tuple(one.shape) for name, one in inputs.items()})
-
-
-def program_of(module: ModuleOp) -> ProgramOp:
-    """Return the one program of a module.
-
-    Raises:
-        QccError: if there is none, or more than one.
-    """
-    programs = [op for op in module.body.ops if isinstance(op, ProgramOp)]
-    if len(programs) != 1:
-        raise QccError(f"the module has {len(programs)} programs, expected one")
-    return programs[0]
 
 
 def _check_operations(program: ProgramOp) -> None:

@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import (
     DenseArrayBase,
     FloatAttr,
     IntegerAttr,
+    ModuleOp,
     StringAttr,
     SymbolNameConstraint,
 )
@@ -27,6 +28,7 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.traits import ConstantLike, HasParent, IsolatedFromAbove, IsTerminator, Pure, SymbolOpInterface
 
+from qcc.errors import QccError
 from qcc.ir.base import Operand, QccOperation, dim_attr, integer, real, refuse, show
 from qcc.ir.dims import Dim
 from qcc.ir.types import DimAttr, SymbolAttr, TensorType, type_of
@@ -297,6 +299,18 @@ class IotaOp(QccOperation):
         """Refuse a result of rank other than 1."""
         if type_of(self.result).rank != 1:
             raise refuse(self, f"result must have rank 1, got {self.result.type}")
+
+
+def program_of(module: ModuleOp) -> ProgramOp:
+    """Return the one program of a module.
+
+    Raises:
+        QccError: if there is none, or more than one.
+    """
+    programs = [op for op in module.body.ops if isinstance(op, ProgramOp)]
+    if len(programs) != 1:
+        raise QccError(f"the module has {len(programs)} programs, expected one")
+    return programs[0]
 
 
 def int_array(values: DenseArrayBase[Any]) -> tuple[int, ...]:

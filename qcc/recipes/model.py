@@ -50,22 +50,25 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class WeightScheme(_Strict):
+class _Formatted(_Strict):
+    format: Format = "f32"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor stays in floating point."""
+        return self.format in FLOAT_FORMATS
+
+
+class WeightScheme(_Formatted):
     """How the weights of a layer are stored.
 
     `int<k>` is symmetric, `uint<k>` asymmetric with an integer zero point per group. `group` counts columns (the
     reduction axis); `row` is one scale per output channel.
     """
 
-    format: Format = "f32"
     group: Group = "row"
     scale: Literal["f32", "f16", "bf16"] = "f16"
     solver: Solver = "rtn"
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the weights stay in floating point."""
-        return self.format in FLOAT_FORMATS
 
     def qtype(self) -> QType:
         """Return the type of the quantized weight.
@@ -76,18 +79,12 @@ class WeightScheme(_Strict):
         return _qtype(self.format, self.group, self.scale, "static")
 
 
-class ActivationScheme(_Strict):
+class ActivationScheme(_Formatted):
     """How the input of a contraction is quantized: one scale per token (row), per group of columns or per tensor."""
 
-    format: Format = "f32"
     granularity: Literal["token", "tensor"] = "token"
     group: Annotated[int, Field(ge=1)] | None = None
     when: Literal["dynamic", "static"] = "dynamic"
-
-    @property
-    def is_float(self) -> bool:
-        """Whether activations stay in floating point (weight-only quantization)."""
-        return self.format in FLOAT_FORMATS
 
     def qtype(self) -> QType:
         """Return the type of the quantized activation.
@@ -109,16 +106,10 @@ def _qtype(text: str, group: Group, scale: str, when: Literal["static", "dynamic
     return int_qtype(bits, symmetric=symmetric, group=group, scale=scale, when=when)
 
 
-class TensorScheme(_Strict):
+class TensorScheme(_Formatted):
     """Format of a tensor that is read row by row, such as an embedding table or a KV cache."""
 
-    format: Format = "f32"
     group: Group = "row"
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the tensor stays in floating point."""
-        return self.format in FLOAT_FORMATS
 
     def qtype(self) -> QType:
         """Return the type of the quantized tensor."""

@@ -18,10 +18,10 @@ from torch import nn
 import qcc
 from qcc.backends.cpu.emitter import Lowered, arena_of, lifetimes, lower
 from qcc.backends.cpu.legalize import legalize
-from qcc.backends.cpu.project import program_of
 from qcc.backends.cpu.runtime import CpuProgram
 from qcc.errors import QccError
 from qcc.ir.binding import bind_symbols
+from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 from tests import zoo
 from tests.compiling import apart, compile_fitting, exported

@@ -11,13 +11,13 @@ from xdsl.ir import SSAValue
 
 from qcc.backends.cpu.arena import Lifetime, plan_arena
 from qcc.backends.cpu.emitter import lifetimes, lower
-from qcc.backends.cpu.project import program_of
 from qcc.backends.cpu.statements import pointers
 from qcc.backends.cpu.views import Buffer, View, as_rows, collapse, dense
 from qcc.ir.dims import Dim, shape_of
 from qcc.ir.elementwise import BinaryOp, UnaryOp
 from qcc.ir.gather import ReduceOp, SliceUpdateOp
 from qcc.ir.nn import SoftmaxOp
+from qcc.ir.program import program_of
 from qcc.ir.shape import ConcatOp, ReshapeOp, SliceOp, TransposeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import SymbolAttr, tensor, type_of
