@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
+from qcc.admission import admit
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
 from qcc.backends.base import BackendOptions
 from qcc.backends.targets import backend_of
@@ -101,11 +102,12 @@ def compile_source(source: str, options: Options, output: Path, say: Say = _sile
 def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     """Say what a compilation would do to each layer, without solving weights or building anything."""
     recipe = load_recipe(options.recipe)
-    backend_of(options.target)
+    backend = backend_of(options.target)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
     run_passes(planning(recipe), QccContext(imported.store), imported.module)
+    admit(imported.module, backend.capabilities)
     return coverage_of(imported.module, None, {}, before)
 
 
@@ -146,6 +148,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
     run_passes(planning(recipe), QccContext(store), module, trace.after)
+    admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
     run_passes(solving(), QccContext(store), module, trace.after)
