@@ -17,7 +17,7 @@ from qcc.ir.program import ProgramOp, StateOp, program_of
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import type_of
-from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.tensor import Parameters, QuantizedTensor
 from qcc.sample import golden_sizes, resized_inputs
 
 Tensors = Mapping[str, torch.Tensor]
@@ -136,4 +136,4 @@ def _first_rows(tensor: QuantizedTensor) -> QuantizedTensor:
     """Return the first rows of a tensor whose scales go by rows."""
     codes = tensor.codes.reshape(-1, tensor.shape[-1])[:CONTRACT_ROWS]
     scales = tuple(scale.reshape(-1, scale.shape[-1])[:CONTRACT_ROWS] for scale in tensor.scales)
-    return QuantizedTensor(tensor.qtype, tuple(codes.shape), codes, scales, None)
+    return QuantizedTensor(tensor.qtype, tuple(codes.shape), codes, Parameters.of(scales))

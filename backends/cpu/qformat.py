@@ -14,9 +14,9 @@ import torch
 
 from qcc.backends.cpu.pack import MAX_GROUP, PackedWeight, pack_weights
 from qcc.backends.cpu.refusal import Refusal
+from qcc.numerics.levels import chain_product
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import FuseGroup, IntDecode, Rotate, expand_block, is_integer_dtype, is_whole
-from qcc.numerics.scales import combined_scale
 from qcc.numerics.tensor import QuantizedTensor
 
 HARMLESS = (FuseGroup, Rotate)
@@ -127,7 +127,7 @@ def pack_quantized(weight: QuantizedTensor, group: int, where: str) -> PackedWei
     decode = integer_decode(qtype, "weight")
     half = 2 ** (decode.bits - 1) if decode.signed else 0
     codes = weight.codes.to(torch.int16) + half
-    scales = combined_scale(weight.scales, qtype, weight.shape, torch.float32)
+    scales = chain_product(weight.parameters.scales, qtype.levels, weight.shape, torch.float32)
     if qtype.grid == "mid_rise":
         codes, scales = codes * 2, scales * 0.5
     zeros: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | int

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import torch
 
 from qcc.numerics.blocks import block_extents, spread_blocks
+from qcc.numerics.levels import chain_product
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode, is_integer_dtype
 from qcc.numerics.quantize import dequantize
-from qcc.numerics.scales import combined_scale
 from qcc.numerics.tensor import QuantizedTensor
 
 _EXACT_FLOAT32 = 2**24
@@ -132,7 +132,11 @@ def _operand(quantized: QuantizedTensor, real: torch.dtype) -> _Operand:
     def rows(grid: torch.Tensor) -> torch.Tensor:
         return spread_blocks(grid, leaf, shape).expand(shape).reshape(-1, shape[-1])
 
-    integers, scale, offset = _codes(quantized), combined_scale(quantized.scales, qtype, shape, real), None
+    integers, scale, offset = (
+        _codes(quantized),
+        chain_product(quantized.parameters.scales, qtype.levels, shape, real),
+        None,
+    )
     if qtype.grid == "mid_rise":
         integers, scale = 2 * integers + 1, scale / 2
     if quantized.zero is not None and _has_offset(quantized):

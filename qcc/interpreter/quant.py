@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from qcc.interpreter.contraction import contract
@@ -14,9 +16,8 @@ from qcc.ir.types import type_of
 from qcc.numerics.pack import pack, unpack
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
-from qcc.numerics.quantize import dequantize, quantize
-from qcc.numerics.scales import compute_qparams
-from qcc.numerics.tensor import QuantizedTensor, stored_dtype
+from qcc.numerics.quantize import compute_qparams, dequantize, quantize
+from qcc.numerics.tensor import Parameters, QuantizedTensor, stored_dtype
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 
@@ -26,7 +27,7 @@ def _quantize(op: ir.QuantizeOp, args: list[torch.Tensor], frame: Frame) -> Quan
     if not op.scales:
         return quantize(args[0], qtype, where=where)
     zero = args[-1] if op.zero is not None else None
-    return quantize(args[0], qtype, *_stored(qtype, args[1 : 1 + len(op.scales)], zero), where=where)
+    return quantize(args[0], qtype, _stored(qtype, args[1 : 1 + len(op.scales)], zero), where=where)
 
 
 def _qtype(op: ir.QuantizeOp | storage.UnpackOp) -> QType:
@@ -35,20 +36,20 @@ def _qtype(op: ir.QuantizeOp | storage.UnpackOp) -> QType:
     return qtype
 
 
-def _stored(
-    qtype: QType, scales: list[torch.Tensor], zero: torch.Tensor | None
-) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+def _stored(qtype: QType, scales: list[torch.Tensor], zero: torch.Tensor | None) -> Parameters:
     """Round plain scales and zero point to the dtypes that the format stores them in."""
     rounded = tuple(scale.to(stored_dtype(level.dtype)) for scale, level in zip(scales, qtype.levels, strict=True))
     if zero is None or qtype.zero is None:
-        return rounded, None
-    return rounded, zero.to(stored_dtype(qtype.zero.dtype))
+        return Parameters.of(rounded)
+    return Parameters.of(rounded, zero.to(stored_dtype(qtype.zero.dtype)))
 
 
-def _plain(qtype: QType, scales: tuple[torch.Tensor, ...], zero: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+def _plain(qtype: QType, parameters: Parameters) -> tuple[torch.Tensor, ...]:
     """Give scales and zero point as the plain tensors that the IR hands around."""
-    plain = tuple(scale.to(torch.float32) for scale in scales)
-    return plain if zero is None else (*plain, zero.to(TORCH_DTYPES[zero_scalar(qtype)]))
+    plain = tuple(scale.to(torch.float32) for scale in parameters.scales.values)
+    if parameters.zero is None:
+        return plain
+    return (*plain, parameters.zero.values[0].to(TORCH_DTYPES[zero_scalar(qtype)]))
 
 
 def _dequantize(op: ir.DequantizeOp, args: list[QuantizedTensor], frame: Frame) -> torch.Tensor:
@@ -57,7 +58,7 @@ def _dequantize(op: ir.DequantizeOp, args: list[QuantizedTensor], frame: Frame) 
 
 def _qparams(op: ir.QparamsOp, args: list[torch.Tensor], frame: Frame) -> tuple[torch.Tensor, ...]:
     qtype = op.format.data
-    return _plain(qtype, *compute_qparams(args[0], qtype, location_of(op) or op.name))
+    return _plain(qtype, compute_qparams(args[0], qtype, location_of(op) or op.name))
 
 
 def _requant(op: ir.RequantOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
@@ -90,12 +91,12 @@ def _slice_bits(op: transform.SliceBitsOp, args: list[QuantizedTensor], frame: F
     codes = master.codes.to(torch.int64)
     if dropped:
         codes = ((codes + (1 << (dropped - 1))) >> dropped).clamp(low, high) << dropped
-    return QuantizedTensor(master.qtype, master.shape, codes.to(master.codes.dtype), master.scales, master.zero)
+    return replace(master, codes=codes.to(master.codes.dtype))
 
 
 def _pack(op: storage.PackOp, args: list[QuantizedTensor], frame: Frame) -> tuple[torch.Tensor, ...]:
     (value,) = args
-    return (pack(value.codes, value.qtype.decode.bits), *_plain(value.qtype, value.scales, value.zero))
+    return (pack(value.codes, value.qtype.decode.bits), *_plain(value.qtype, value.parameters))
 
 
 def _unpack(op: storage.UnpackOp, args: list[torch.Tensor], frame: Frame) -> QuantizedTensor:
@@ -104,7 +105,7 @@ def _unpack(op: storage.UnpackOp, args: list[torch.Tensor], frame: Frame) -> Qua
     shape, count = frame.sizes(kind), len(qtype.levels)
     codes = unpack(args[0], qtype.decode.bits, shape[-1], qtype.decode.signed)
     zero = args[1 + count] if qtype.zero is not None else None
-    return QuantizedTensor(qtype, shape, codes, *_stored(qtype, args[1 : 1 + count], zero))
+    return QuantizedTensor(qtype, shape, codes, _stored(qtype, args[1 : 1 + count], zero))
 
 
 TABLE: dict[type, Evaluate] = {

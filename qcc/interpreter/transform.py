@@ -15,7 +15,7 @@ from qcc.ir.transform import ExpansionMode
 from qcc.numerics.blocks import block_extents
 from qcc.numerics.hadamard import hadamard
 from qcc.numerics.quantize import fake_quantize, quantize
-from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.tensor import Parameters, QuantizedTensor
 
 
 def _rotate(op: ir.RotateOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
@@ -48,7 +48,7 @@ def _permute(op: ir.PermuteOp, args: list[torch.Tensor | QuantizedTensor], frame
         raise fail(op, f"a permutation of axis {axis} tears the blocks of '{value.qtype}' apart")
     scales = tuple(reordered(scale) for scale in value.scales)
     zero = None if value.zero is None else reordered(value.zero)
-    return QuantizedTensor(value.qtype, value.shape, reordered(value.codes), scales, zero)
+    return QuantizedTensor(value.qtype, value.shape, reordered(value.codes), Parameters.of(scales, zero))
 
 
 def _scale_axis(op: ir.ScaleAxisOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
@@ -109,10 +109,10 @@ def _cache(op: CacheOp, args: list[torch.Tensor | QuantizedTensor], frame: Frame
         if cache.zero is not None and coded.zero is not None:
             zero = cache.zero.index_copy(2, positions, coded.zero)
     else:
-        coded = quantize(rows, cache.qtype, cache.scales, cache.zero, where=location_of(op))
+        coded = quantize(rows, cache.qtype, cache.parameters, where=location_of(op))
         scales, zero = cache.scales, cache.zero
     codes = cache.codes.index_copy(2, positions, coded.codes)
-    return QuantizedTensor(cache.qtype, tuple(cache.shape), codes, scales, zero)
+    return QuantizedTensor(cache.qtype, tuple(cache.shape), codes, Parameters.of(scales, zero))
 
 
 TABLE: dict[type, Evaluate] = {

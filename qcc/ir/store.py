@@ -19,7 +19,7 @@ from qcc.errors import CheckpointError
 from qcc.numerics.pack import pack, unpack
 from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.qtype_text import parse_qtype
-from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.tensor import Parameters, QuantizedTensor
 
 Weight = torch.Tensor | QuantizedTensor
 
@@ -136,4 +136,4 @@ def _load_quantized(
         codes = unpack(tensors[f"{key}#codes"], qtype.decode.bits, shape[-1], qtype.decode.signed)
     except (KeyError, ValueError, AssertionError) as error:
         raise CheckpointError(f"{path}: the quantized weight '{key}' is incomplete ({error})") from error
-    return QuantizedTensor(qtype, shape, codes, scales, tensors.get(f"{key}#zero"))
+    return QuantizedTensor(qtype, shape, codes, Parameters.of(scales, tensors.get(f"{key}#zero")))

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from qcc.numerics.qtype import QType, fixed_qtype, int_qtype
     from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
     from qcc.numerics.qtype_text import parse_qtype
-    from qcc.numerics.quantize import dequantize, fake_quantize, signal_to_quantization_noise_db
-    from qcc.numerics.scales import compute_qparams
-    from qcc.numerics.tensor import QuantizedTensor
+    from qcc.numerics.quantize import compute_qparams, dequantize, fake_quantize, signal_to_quantization_noise_db
+    from qcc.numerics.tensor import Parameters, QuantizedTensor
 
 __all__ = [
     "PRESETS",
+    "Parameters",
     "QType",
     "QuantizedTensor",
     "bits_per_weight",
@@ -40,9 +40,10 @@ __all__ = [
 _HOMES = {
     "PRESETS": "qcc.numerics.presets",
     "QType": "qcc.numerics.qtype",
+    "Parameters": "qcc.numerics.tensor",
     "QuantizedTensor": "qcc.numerics.tensor",
     "bits_per_weight": "qcc.numerics.qtype_bits",
-    "compute_qparams": "qcc.numerics.scales",
+    "compute_qparams": "qcc.numerics.quantize",
     "dequantize": "qcc.numerics.quantize",
     "fake_quantize": "qcc.numerics.quantize",
     "fixed_qtype": "qcc.numerics.qtype",

@@ -6,6 +6,7 @@ only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -73,3 +74,40 @@ def amin(values: Tensor, axes: list[int]) -> Tensor:
 def total(values: Tensor, axes: list[int]) -> Tensor:
     """Reduce by the sum."""
     return torch.sum(values, dim=axes)
+
+
+def block_grid_rows(values: Tensor, block: Block, fill: float = 0.0) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
+    """Give every block as a row: `[blocks, elements]`, which elements are real (None: all), and the grid of blocks.
+
+    A short last block is filled up with `fill`.
+    """
+    shape = tuple(values.shape)
+    rows, grid = _block_rows(values, block, fill)
+    extents = block_extents(block, shape)
+    if all(size % extent == 0 for size, extent in zip(shape, extents, strict=True)):
+        return rows, None, grid
+    real = _block_rows(torch.ones(shape, dtype=torch.bool, device=values.device), block, 0)[0]
+    return rows, real, grid
+
+
+def rows_to_blocks(rows: Tensor, block: Block, shape: tuple[int, ...]) -> Tensor:
+    """Undo `block_grid_rows`: put rows of elements back into a tensor of `shape`."""
+    extents = block_extents(block, shape)
+    counts = [-(-size // extent) for size, extent in zip(shape, extents, strict=True)]
+    axes = [axis for index in range(len(shape)) for axis in (index, len(shape) + index)]
+    whole = rows.reshape(*counts, *extents).permute(axes)
+    joined = whole.reshape([count * extent for count, extent in zip(counts, extents, strict=True)])
+    return joined[tuple(slice(size) for size in shape)]
+
+
+def _block_rows(values: Tensor, block: Block, fill: float) -> tuple[Tensor, tuple[int, ...]]:
+    shape = tuple(values.shape)
+    extents = block_extents(block, shape)
+    missing = [-size % extent for size, extent in zip(shape, extents, strict=True)]
+    if any(missing):
+        values = functional.pad(values, [amount for axis in reversed(missing) for amount in (0, axis)], value=fill)
+    counts = [size // extent for size, extent in zip(values.shape, extents, strict=True)]
+    pairs = [extent for pair in zip(counts, extents, strict=True) for extent in pair]
+    order = [*range(0, len(pairs), 2), *range(1, len(pairs), 2)]
+    rows = values.reshape(pairs).permute(order).reshape(math.prod(counts), math.prod(extents))
+    return rows, tuple(counts)

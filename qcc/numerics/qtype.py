@@ -65,7 +65,8 @@ class QType:
         Raises:
             RecipeError: with one problem for each contradiction.
         """
-        found = list(type_problems(self.decode, self.grid, self.levels, self.zero, self.when, self.layout, self.sides))
+        parts = (self.decode, self.grid, self.levels, self.zero, self.when, self.layout, self.sides, self.overflow)
+        found = list(type_problems(*parts))
         if found:
             raise RecipeError("this format makes no sense", [Problem(str(self), what) for what in found])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from qcc.numerics.qtype_check_levels import block_problems, chain_problems, levels_problems
 from qcc.numerics.qtype_parts import (
-    Block,
     BlockMask,
     CodeLayout,
     Decode,
@@ -18,6 +18,7 @@ from qcc.numerics.qtype_parts import (
     Level,
     LowRank,
     NMMask,
+    Overflow,
     PlanesDecode,
     Rotate,
     SelectDecode,
@@ -29,7 +30,6 @@ from qcc.numerics.qtype_parts import (
     When,
     Zero,
     decode_states,
-    expand_block,
     is_integer_dtype,
     is_stored_dtype,
     is_whole,
@@ -47,17 +47,20 @@ def type_problems(
     when: When,
     layout: CodeLayout,
     sides: tuple[Side, ...],
+    overflow: Overflow,
 ) -> Iterator[str]:
     """Yield one sentence for everything wrong with a type made of these parts."""
     yield from _decode_problems(decode, grid, is_fixed_point(levels))
     yield from _layout_problems(decode, layout)
-    yield from _levels_problems(levels, "level")
+    yield from levels_problems(levels, "level")
     if not levels and not _may_be_unscaled(decode):
         yield "integer codes and digit planes need at least one scale level"
     if when == "dynamic_local" and len(levels) < 2:
         yield "dynamic_local needs a static root level above the dynamic leaf, so at least two levels"
     if zero is not None:
         yield from _zero_problems(zero, decode, grid, levels)
+    yield from chain_problems(decode, levels, zero)
+    yield from _overflow_problems(decode, overflow)
     for side in sides:
         yield from _side_problems(side, decode)
     kinds = [type(side) for side in sides]
@@ -86,9 +89,12 @@ def _decode_problems(decode: Decode, grid: Grid, fixed_point: bool) -> Iterator[
                 yield f"the bias {bias} is not finite"
         case TableDecode():
             yield from _table_problems(decode)
-        case PlanesDecode(count):
-            if not 1 <= count <= MAX_CODE_BITS:
-                yield f"{count} planes, but 1 to {MAX_CODE_BITS} are possible"
+        case PlanesDecode(count, digits, coefficients):
+            if not 1 <= count <= decode.bits <= MAX_CODE_BITS:
+                most = MAX_CODE_BITS * count // max(decode.bits, 1) if count > 0 else MAX_CODE_BITS
+                yield f"{count} planes of the digits {digits}, but 1 to {most} are possible"
+            if coefficients == "twos" and digits != "01":
+                yield f"two's complement planes have the digits 01, not {digits}"
         case SelectDecode():
             yield from _select_problems(decode, grid, fixed_point)
     if grid == "mid_rise" and not isinstance(decode, IntDecode | PlanesDecode):
@@ -138,6 +144,14 @@ def _select_problems(decode: SelectDecode, grid: Grid, fixed_point: bool) -> Ite
         yield f"the shares {', '.join(map(str, shares))} of the decodes do not sum to 1"
 
 
+def _overflow_problems(decode: Decode, overflow: Overflow) -> Iterator[str]:
+    kinds = decode.options if isinstance(decode, SelectDecode) else (decode,)
+    if overflow == "wrap" and not all(isinstance(kind, IntDecode) for kind in kinds):
+        yield "only integers wrap on overflow"
+    if overflow == "nonsaturating" and not all(isinstance(kind, FloatDecode) for kind in kinds):
+        yield "only floats overflow to infinity or NaN"
+
+
 def _is_word(name: str) -> bool:
     return name.isascii() and name.isidentifier()
 
@@ -147,7 +161,7 @@ def _selector_problems(selector: Selector | None, count: int, what: str) -> Iter
         if count > 1:
             yield f"{count} {what} need a selector: add e.g. by u1 (1,128)"
         return
-    yield from _block_problems(selector.block, "selector")
+    yield from block_problems(selector.block, "selector")
     if count < 2:
         yield f"a selector needs at least two {what}"
     if not 1 <= selector.bits <= MAX_CODE_BITS or count > 2**selector.bits:
@@ -165,55 +179,14 @@ def _layout_problems(decode: Decode, layout: CodeLayout) -> Iterator[str]:
         yield "a selected decode has no radix layout"
 
 
-def _block_problems(block: Block, what: str) -> Iterator[str]:
-    if not block or any(extent == 0 or extent < -1 for extent in block):
-        yield f"the block {block} of the {what} must have positive extents, or -1 for a whole axis"
-    elif is_whole(block) and block != (-1, -1):
-        yield f"the block {block} of the {what} is the whole tensor, which is written (-1, -1)"
-
-
-def _levels_problems(levels: tuple[Level, ...], what: str) -> Iterator[str]:
-    for index, level in enumerate(levels):
-        yield from _level_problems(level, f"{what} {index}")
-        if level.offset == "parent" and index + 1 == len(levels):
-            yield f"{what} {index} keeps its offset at a parent level, but it is the root"
-        if index and not _is_nested(levels[index - 1].block, level.block):
-            yield f"the block of {what} {index - 1}, {levels[index - 1].block}, does not tile {level.block}"
-
-
-def _level_problems(level: Level, what: str) -> Iterator[str]:
-    yield from _block_problems(level.block, what)
-    if not is_stored_dtype(level.dtype):
-        yield f"{what} has the unknown dtype {level.dtype}"
-    takes = level.statistic in ("rms", "mean_abs")
-    needs = level.statistic in ("constant", "percentile")
-    if needs and level.constant is None:
-        yield f"{what}: the statistic {level.statistic} needs a number, as in {level.statistic}(0.5)"
-    if level.constant is not None:
-        if not (takes or needs):
-            yield f"{what}: the statistic {level.statistic} takes no number"
-        elif not (math.isfinite(level.constant) and level.constant > 0):
-            yield f"{what}: {level.constant} must be positive and finite"
-        elif level.dtype == "pow2" and level.statistic == "constant" and math.frexp(level.constant)[0] != 0.5:
-            yield f"{what}: {level.constant} is not a power of two"
-    if level.offset != "none" and not is_integer_dtype(level.dtype):
-        yield f"{what}: only an integer level has an offset"
-    if level.protective is not None and not 1 <= level.protective <= 127:
-        yield f"{what}: the protective range {level.protective} must be 1 to 127"
-
-
-def _is_nested(child: Block, parent: Block) -> bool:
-    rank = max(len(child), len(parent))
-    pairs = zip(expand_block(child, rank), expand_block(parent, rank), strict=True)
-    return all(outer == -1 or (inner != -1 and outer % inner == 0) for inner, outer in pairs if inner != 0)
-
-
 def _zero_problems(zero: Zero, decode: Decode, grid: Grid, levels: tuple[Level, ...]) -> Iterator[str]:
     if bool(zero.dtype) == bool(zero.levels):
         yield f"the zero point {zero.kind} needs either a dtype or levels of its own"
     if zero.dtype and not is_stored_dtype(zero.dtype):
         yield f"the zero point has the unknown dtype {zero.dtype}"
-    yield from _levels_problems(zero.levels, "zero point level")
+    if zero.kind == "post" and is_integer_dtype(zero.dtype):
+        yield f"a post zero point is a real number, which {zero.dtype} cannot hold: give it a float dtype or levels"
+    yield from levels_problems(zero.levels, "zero point level")
     if not levels:
         yield "a zero point needs a scale level"
     if grid == "mid_rise":
@@ -244,7 +217,7 @@ def _side_problems(side: Side, decode: Decode) -> Iterator[str]:
         case NMMask(kept, group):
             good, needs = 1 <= kept < group, "to keep fewer than it groups, and at least one"
         case BlockMask(block, density):
-            good = not is_whole(block) and 0 <= density <= 1 and not any(_block_problems(block, "mask"))
+            good = not is_whole(block) and 0 <= density <= 1 and not any(block_problems(block, "mask"))
             needs = "a block smaller than the tensor, with positive extents, and a density from 0 to 1"
         case KAxis(permuted, group_index, expand, count):
             good = (permuted or group_index or expand != "none") and (expand != "none") == (count > 0)

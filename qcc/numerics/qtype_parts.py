@@ -14,12 +14,12 @@ Block = tuple[int, ...]
 Grid = Literal["mid_tread", "mid_rise"]
 When = Literal["static", "dynamic", "dynamic_local"]
 Rounding = Literal["rne", "half_up", "half_down", "floor", "stochastic"]
-Overflow = Literal["saturate", "wrap"]
+Overflow = Literal["saturate", "wrap", "nonsaturating"]
 CodeLayout = Literal["dense", "radix", "ovp"]
-FloatVariant = Literal["ocp_fn", "ieee", "fnuz"]
+FloatVariant = Literal["ocp_fn", "ieee", "fnuz", "finite"]
 Digits = Literal["01", "pm1", "-101"]
-Coefficients = Literal["pow2", "free"]
-Statistic = Literal["amax", "minmax", "rms", "mean_abs", "mse", "percentile", "constant"]
+Coefficients = Literal["pow2", "twos", "free"]
+Statistic = Literal["amax", "signed_amax", "minmax", "rms", "mean_abs", "mse", "percentile", "constant"]
 LevelRounding = Literal["rne", "floor", "ceil"]
 Offset = Literal["none", "parent", "tensor"]
 ZeroKind = Literal["pre", "post", "scaled", "min"]
@@ -121,9 +121,10 @@ class IntDecode:
 class FloatDecode:
     """Decode a code as a small float with a sign, `exponent_bits` and `mantissa_bits`.
 
-    `ocp_fn` has no infinities (OCP 8-bit floating point specification; at most one NaN code a sign),
-    `ieee` keeps the top exponent for infinities and NaN, `fnuz` has no negative zero. `bias` None is
-    the variant's own; it may be a real number (LLM-FP4).
+    `ocp_fn` has no infinities; its 8-bit formats have one NaN code a sign, all ones, and narrower ones have
+    none (OCP 8-bit floating point and OCP microscaling specifications). `ieee` keeps the top exponent for
+    infinities and NaN, `fnuz` has its one NaN in place of negative zero, `finite` spends every code on a
+    number. `bias` None is the variant's own; it may be a real number (LLM-FP4).
     """
 
     exponent_bits: int
@@ -167,7 +168,10 @@ class TableDecode:
 class PlanesDecode:
     """Decode a code as a weighted sum of `count` digit planes.
 
-    Coefficients are 1, 2, 4, ... (`pow2`), or `free`: then the leaf level stores `count` of them a block.
+    Coefficients are 1, 2, 4, ... (`pow2`), the same with the last one negated (`twos`: the bit planes of two's
+    complement), or `free`: then the leaf level stores `count` of them a block. Plane j takes the bits from
+    position j of a code (from 2·j, holding digit + 1, for the digits -101). Planes of the digits -1 and +1 are
+    mid-rise by themselves.
     """
 
     count: int
@@ -231,10 +235,17 @@ class Level:
 
     Blocks count elements of the trailing axes, -1 is a whole axis; axes in front of the block are whole
     when its first entry is -1, else single. `statistic` says what the scale is computed from (`amax` is
-    the range left once the zero point is taken out) and `constant` is its argument: the factor of `rms`
-    and `mean_abs`, the percentile, or the constant itself. `offset` stores the scales of an integer
-    level relative to an offset, one per block of the parent or one for the tensor (SpQR, QLoRA).
-    `protective` bounds the integers that this level leaves to the levels below (QoQ: 119).
+    the range left once the zero point is taken out; `signed_amax` the value farthest from zero with its
+    sign, which falls on the most negative code, as in ggml; `mse` searches the scale of least squared
+    error) and `constant` is its argument: the factor of `rms` and `mean_abs`, the percentile, or the
+    constant itself. A constant above another level multiplies the scales that were chosen without it
+    (MR-GPTQ's 4/3). `offset` stores the scales of an integer level relative to an offset, one per block of
+    the parent or one for the tensor (SpQR, QLoRA). `protective` bounds the integers that this level leaves
+    to the levels below (QoQ: 119).
+
+    `rounding` is to the nearest scale of `dtype`, or to the next below or above. In powers of two `floor` is
+    the rule of the OCP microscaling formats: the exponent of the largest magnitude less that of the largest
+    element.
     """
 
     block: Block

@@ -1,4 +1,4 @@
-"""Quantize and dequantize tensors with integer codes of 1 to 8 bits.
+"""Quantize and dequantize tensors in any format.
 
 The formulas are exact: IEEE float32 with one rounding an operation, divisions true divisions by the stored
 scale. A kernel that follows them gives the same codes and the same values, bit for bit.
@@ -6,94 +6,108 @@ scale. A kernel that follows them gives the same codes and the same values, bit 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from qcc.errors import Problem, ShapeError
-from qcc.numerics.blocks import spread_blocks
+from qcc.numerics.blocks import block_grid_rows
+from qcc.numerics.coding import decode, encode
+from qcc.numerics.levels import Chain, round_level
+from qcc.numerics.parameters import parameters_of, statistics_of, working
+from qcc.numerics.planes import solve_planes
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
-from qcc.numerics.scales import (
-    Scales,
-    combined_scale,
-    compute_qparams,
-    divide,
-    int_decode,
-    protected_integers,
-    working,
-)
-from qcc.numerics.support import require_supported
-from qcc.numerics.tensor import QuantizedTensor, parameter_problems
+from qcc.numerics.qtype_parts import PlanesDecode, SelectDecode, TableDecode, block_grid
+from qcc.numerics.search import searched_parameters, selected_parameters
+from qcc.numerics.slices import is_cut, row_slices, slice_parameters
+from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype, parameter_problems, stored_dtype
+
+
+def compute_qparams(x: Tensor, qtype: QType, where: str = "", *, roots: tuple[Tensor, ...] = ()) -> Parameters:
+    """Compute the scales (leaf to root, in their stored dtypes), zero point and selector of `x`.
+
+    With q0..q1 the range of codes and one level of scales:
+
+    - symmetric: scale = max|x| / q1, on a mid_rise grid max|x| / (q1 + 1/2);
+    - `pre`: lo = min(x, 0), hi = max(x, 0), scale = (hi - lo) / (q1 - q0), rounded to its dtype, then
+      zero = clamp(rne(-lo / scale) + q0, q0, q1); a zero point in a float dtype is not rounded to integers;
+    - `min`: the same scale, zero = -lo;
+    - `post`: lo and hi of the block itself, zero = lo - scale·q0.
+
+    With several levels the scales above are what the product of all should be: see `build_chain`. Under a
+    protective range p (QoQ), root = max|x| / p, and the leaf's parameters are computed from the integers
+    clamp(rne(x / root), -p, p). Given `roots` (the levels above the leaf, as for `dynamic_local`) stay.
+
+    A dynamic type lets NaN and infinity through to the scale. `where` names the tensor in errors.
+
+    Raises:
+        ShapeError: a tensor without elements; for a static type, values that are not finite, or scales
+            that overflow their dtype.
+        RecipeError: a selected decode without shares.
+    """
+    if x.numel() == 0 or x.dim() == 0:
+        what = "no elements" if x.numel() == 0 else "no axis"
+        raise ShapeError(f"{where or 'a tensor'} of shape {tuple(x.shape)} has {what} to quantize")
+    if qtype.when == "static":
+        check_finite(x, where)
+    parameters = _parameters(working(x), qtype, roots)
+    if qtype.when == "static":
+        _check_parameters(parameters, qtype, where)
+    return parameters
 
 
 def quantize(
-    x: Tensor,
-    qtype: QType,
-    scales: Scales | None = None,
-    zero: Tensor | None = None,
-    *,
-    where: str = "",
+    x: Tensor, qtype: QType, parameters: Parameters | None = None, *, where: str = "", seed: int = 0
 ) -> QuantizedTensor:
     """Encode a float tensor of any shape.
 
-    Scales and zero point are computed from `x` (see `compute_qparams`) unless given, as for static
-    activations. Then, with q0..q1 the range of codes:
+    Parameters are computed from `x` (see `compute_qparams`) unless given, as for static activations. Then,
+    with q0..q1 the range of codes:
 
     - symmetric: code = clamp(rne(x / scale), q0, q1);
     - mid_rise: code = clamp(floor(x / scale), q0, q1), standing for (code + 1/2)·scale; `int1 mid_rise`
       has the values -max|x| and +max|x|;
     - `pre`: code = clamp(rne(x / scale) + zero, q0, q1);
-    - `post`: code = clamp(rne((x - zero) / scale), q0, q1).
+    - `post`: code = clamp(rne((x - zero) / scale), q0, q1), `min`: with x + zero.
 
-    Where the scale is 0 the code is 0 (or the zero point). Where x / scale is NaN the code is 0 as well,
-    and the scale carries the NaN or infinity to the decoded value; with given scales a NaN is lost.
+    Floats, tables and planes take the code whose value is nearest to x / scale in place of rne and clamp.
+    Where the scale is 0 the code is 0 (or the zero point). Where x / scale is NaN the code is that of 0 as
+    well (of NaN, where a float has it), and the scale carries the NaN or infinity to the decoded value; with
+    given scales a NaN is lost. `seed` feeds stochastic rounding.
 
     Raises:
-        UnsupportedOp: numerics that are not there yet.
         ShapeError: no elements, parameters of a wrong shape; static types: values that are not finite.
+        RecipeError: a selected decode without shares.
     """
-    require_supported(qtype)
     shape = tuple(x.shape)
-    if scales is None:
-        if zero is not None:
-            raise ShapeError(f"{where or 'a tensor'}: a zero point is given without scales")
-        scales, zero = compute_qparams(x, qtype, where)
-    found = parameter_problems(qtype, shape, scales, zero)
+    if parameters is None:
+        parameters = compute_qparams(x, qtype, where)
+    found = parameter_problems(qtype, shape, parameters)
     if found:
         raise ShapeError(f"{where or 'a tensor'} of shape {shape} does not fit {qtype}", found)
-    codes = _encode(working(x), qtype, scales, zero)
-    dtype = torch.int8 if int_decode(qtype).signed else torch.uint8
-    return QuantizedTensor(qtype, shape, codes.to(dtype), scales, zero)
+    codes = torch.empty(shape, dtype=code_dtype(qtype.decode), device=x.device)
+    for index, rows in enumerate(row_slices(qtype, shape)):
+        own = slice_parameters(parameters, qtype, shape, rows)
+        codes[rows] = encode(working(x[rows]), qtype, own, seed + index)
+    return QuantizedTensor(qtype, shape, codes, parameters)
 
 
 def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Decode to real values of `dtype`.
 
-    scale = product of the levels, leaf first; then scale·(code - zero), scale·code + zero for a `post`
-    zero, root·(leaf·code + zero) for a `scaled` one. Computed in float64 for float64, else in float32 and
-    rounded once to `dtype`.
-
-    Raises:
-        UnsupportedOp: numerics that are not there yet.
+    scale = product of the levels, root first; then scale·(code - zero), scale·code + zero for a `post`
+    zero, scale·code - zero for `min`, root·(leaf·code + zero) for a `scaled` one. Computed in float64 for
+    float64, else in float32 and rounded once to `dtype`.
     """
     qtype, shape = quantized.qtype, quantized.shape
-    require_supported(qtype)
     real = torch.float64 if dtype == torch.float64 else torch.float32
-    leaf = qtype.levels[0].block
-    codes = quantized.codes.to(real)
-    if qtype.grid == "mid_rise":
-        codes = codes + 0.5
-    zero = None if quantized.zero is None else spread_blocks(quantized.zero.to(real), leaf, shape)
-    if zero is not None and qtype.zero is not None and qtype.zero.kind == "scaled":
-        steps = spread_blocks(quantized.scales[0].to(real), leaf, shape)
-        root = spread_blocks(quantized.scales[1].to(real), qtype.levels[1].block, shape)
-        return (root * (steps * codes + zero)).to(dtype)
-    scale = spread_blocks(combined_scale(quantized.scales, qtype, shape, real), leaf, shape)
-    if zero is None or qtype.zero is None:
-        return (scale * codes).to(dtype)
-    if qtype.zero.kind == "post":
-        return (scale * codes + zero).to(dtype)
-    return (scale * (codes - zero)).to(dtype)
+    values = torch.empty(shape, dtype=dtype, device=quantized.codes.device)
+    for rows in row_slices(qtype, shape):
+        own = slice_parameters(quantized.parameters, qtype, shape, rows)
+        values[rows] = decode(quantized.codes[rows], qtype, own, real)
+    return values
 
 
 def fake_quantize(x: Tensor, qtype: QType | str) -> Tensor:
@@ -101,7 +115,6 @@ def fake_quantize(x: Tensor, qtype: QType | str) -> Tensor:
 
     Raises:
         RecipeError: a text that is neither a preset nor a type.
-        UnsupportedOp: numerics that are not there yet.
         ShapeError: see `quantize`.
     """
     return dequantize(quantize(x, format_of(qtype)), x.dtype)
@@ -125,48 +138,67 @@ def signal_to_quantization_noise_db(x: Tensor, approximation: Tensor) -> float:
     return float(10 * torch.log10(signal.square().sum() / noise))
 
 
-def _encode(x: Tensor, qtype: QType, scales: Scales, zero: Tensor | None) -> Tensor:
-    decode, shape, leaf = int_decode(qtype), tuple(x.shape), qtype.levels[0].block
-    offset = None if zero is None else spread_blocks(zero.to(x.dtype), leaf, shape)
-    if qtype.levels[-1].protective is not None:
-        x = protected_integers(x, scales[-1], qtype.levels[-1])
-        scale = spread_blocks(scales[0].to(x.dtype), leaf, shape)
-    else:
-        scale = spread_blocks(combined_scale(scales, qtype, shape, x.dtype), leaf, shape)
-    if offset is None or qtype.zero is None:
-        steps = divide(x, scale)
-        if qtype.grid == "mid_rise":
-            return torch.nan_to_num(steps, nan=0.0).floor().clamp(decode.minimum, decode.maximum)
-        return _limited(_to_integers(steps, qtype), qtype)
-    if qtype.zero.kind == "post":
-        return _limited(_to_integers(divide(x - offset, scale), qtype), qtype)
-    if qtype.zero.kind == "scaled":
-        # The stored zero is -leaf·zero with an integer zero, so this division is exact.
-        offset = divide(-offset, scale)
-    if qtype.zero.dtype.startswith(("i", "u")):
-        return _limited(_to_integers(divide(x, scale), qtype) + offset, qtype)
-    return _limited(_to_integers(divide(x, scale) + offset, qtype), qtype)
+def check_finite(x: Tensor, where: str) -> None:
+    """Raise if `x` holds NaN or infinity.
+
+    Raises:
+        ShapeError: naming the tensor and the first offender.
+    """
+    bad = ~torch.isfinite(x)
+    if not bool(bad.any()):
+        return
+    first = tuple(int(index) for index in bad.nonzero()[0])
+    what = f"{int(bad.sum())} of {x.numel()} values are not finite; the first, {x[first].item()}, is at {first}"
+    raise ShapeError(
+        "cannot quantize a tensor that is not finite",
+        [Problem(where or f"a tensor of shape {tuple(x.shape)}", what)],
+        fix="repair the checkpoint, or leave this tensor in float",
+    )
 
 
-def _to_integers(steps: Tensor, qtype: QType) -> Tensor:
-    """Round by the rule of the type; ties are decided on the exact remainder."""
-    steps = torch.nan_to_num(steps, nan=0.0)
-    match qtype.rounding:
-        case "floor":
-            return steps.floor()
-        case "half_up":
-            below = steps.floor()
-            return torch.where(steps - below >= 0.5, below + 1, below)
-        case "half_down":
-            above = steps.ceil()
-            return torch.where(above - steps >= 0.5, above - 1, above)
-        case _:
-            return steps.round()
+def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameters:
+    decode = qtype.decode
+    if isinstance(decode, SelectDecode) or (isinstance(decode, TableDecode) and decode.selector is not None):
+        return selected_parameters(x, qtype, roots)
+    if isinstance(decode, PlanesDecode) and decode.coefficients == "free":
+        return _plane_parameters(x, qtype, decode)
+    statistics = statistics_of(x, qtype, roots)
+    if any(level.statistic == "mse" for level in qtype.levels):
+        return searched_parameters(x, qtype, statistics)
+    return parameters_of(statistics, qtype, tuple(x.shape))
 
 
-def _limited(integers: Tensor, qtype: QType) -> Tensor:
-    decode = int_decode(qtype)
-    if qtype.overflow == "saturate":
-        return integers.clamp(decode.minimum, decode.maximum)
-    states = decode.maximum - decode.minimum + 1
-    return (integers - decode.minimum).remainder(states) + decode.minimum
+def _plane_parameters(x: Tensor, qtype: QType, decode: PlanesDecode) -> Parameters:
+    leaf, grid = qtype.levels[0], block_grid(qtype.levels[0].block, tuple(x.shape))
+    coefficients: list[Tensor] = []
+    offsets: list[Tensor] = []
+    whole = slice(0, x.shape[0])
+    parts = [whole] if is_cut(leaf.block, tuple(x.shape)) else row_slices(qtype, tuple(x.shape))
+    for part in parts:
+        rows, valid, _ = block_grid_rows(x[part], leaf.block)
+        solution = solve_planes(rows, valid, decode.count, decode.digits, offset=qtype.zero is not None)
+        coefficients.append(solution.coefficients)
+        if solution.offset is not None:
+            offsets.append(solution.offset)
+    sizes = torch.cat(coefficients).reshape(*grid, decode.count)
+    scales = Chain((round_level(sizes, leaf, sizes, 1.0),), (None,))
+    if qtype.zero is None:
+        return Parameters(scales)
+    zero = torch.cat(offsets).reshape(grid).to(stored_dtype(qtype.zero.dtype))
+    return Parameters(scales, Chain((zero,), (None,)))
+
+
+def _check_parameters(parameters: Parameters, qtype: QType, where: str) -> None:
+    found = [
+        Problem(where, f"{int((~torch.isfinite(scale.float())).sum())} scales overflow {level.dtype} at level {level}")
+        for scale, level in zip(parameters.scales.values, qtype.levels, strict=True)
+        if scale.is_floating_point() and not bool(torch.isfinite(scale.float()).all())
+    ]
+    zeros = parameters.zero.values if parameters.zero is not None else ()
+    found += [
+        Problem(where, f"zero points overflow {zero.dtype}")
+        for zero in zeros
+        if zero.is_floating_point() and not math.isfinite(float(zero.float().abs().max()))
+    ]
+    if found:
+        raise ShapeError("values too large for the format", found, fix="store scales in bf16 or f32")

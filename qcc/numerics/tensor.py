@@ -8,59 +8,129 @@ import torch
 from torch import Tensor
 
 from qcc.errors import Problem, ShapeError
+from qcc.numerics.levels import Chain, stored_dtype
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import block_grid, is_integer_dtype
+from qcc.numerics.qtype_parts import (
+    Decode,
+    IntDecode,
+    Level,
+    PlanesDecode,
+    SelectDecode,
+    TableDecode,
+    block_grid,
+)
 
-FLOAT_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "pow2": torch.float32}
+__all__ = ["Parameters", "QuantizedTensor", "code_dtype", "parameter_problems", "stored_dtype", "zero_levels"]
 
 
-def stored_dtype(name: str) -> torch.dtype:
-    """Give the torch dtype that holds a level or zero dtype; a power of two is held as its value."""
-    if is_integer_dtype(name):
-        return torch.int8 if name[0] == "i" else torch.uint8
-    return FLOAT_DTYPES[name]
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """What turns codes into values: scales, zero points and selectors, in their stored dtypes.
+
+    Every tensor has the shape of its grid of blocks. The coefficients of free digit planes have one axis more,
+    of the number of planes. A zero point without levels of its own is a chain of one at the leaf blocks.
+    """
+
+    scales: Chain
+    zero: Chain | None = None
+    selector: Tensor | None = None
+
+    @staticmethod
+    def of(scales: tuple[Tensor, ...], zero: Tensor | None = None) -> Parameters:
+        """Make parameters of scales leaf to root, without offsets, and of a plain zero point."""
+        chain = Chain(scales, (None,) * len(scales))
+        return Parameters(chain, None if zero is None else Chain((zero,), (None,)))
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
     """A tensor as codes.
 
-    `codes` has the shape of the tensor, int8 for signed codes and uint8 for unsigned. `scales` run from
-    leaf to root and each has the shape of its grid of blocks; `zero` has the grid of the leaf.
+    `codes` has the shape of the tensor and the dtype `code_dtype` gives: integers as they are, for all other
+    decodes the unsigned code.
 
     Raises:
-        ShapeError: codes, scales or zero of another shape than the type asks for.
+        ShapeError: codes or parameters of another shape than the type asks for.
     """
 
     qtype: QType
     shape: tuple[int, ...]
     codes: Tensor
-    scales: tuple[Tensor, ...]
-    zero: Tensor | None = None
+    parameters: Parameters
 
     def __post_init__(self) -> None:
-        found = parameter_problems(self.qtype, self.shape, self.scales, self.zero)
+        found = parameter_problems(self.qtype, self.shape, self.parameters)
         if tuple(self.codes.shape) != self.shape:
             found.append(Problem("codes", f"have shape {tuple(self.codes.shape)}, not {self.shape}"))
         if found:
             raise ShapeError(f"a tensor of shape {self.shape} does not fit {self.qtype}", found)
 
+    @property
+    def scales(self) -> tuple[Tensor, ...]:
+        """Give the stored scales, leaf to root."""
+        return self.parameters.scales.values
 
-def parameter_problems(
-    qtype: QType, shape: tuple[int, ...], scales: tuple[Tensor, ...], zero: Tensor | None
-) -> list[Problem]:
-    """List what is wrong with the shapes of scales and zero point for a tensor of `shape`."""
-    found: list[Problem] = []
-    if len(scales) != len(qtype.levels):
-        found.append(Problem("scales", f"{len(scales)} given for {len(qtype.levels)} levels"))
-    for index, (scale, level) in enumerate(zip(scales, qtype.levels, strict=False)):
-        grid = block_grid(level.block, shape)
-        if tuple(scale.shape) != grid:
-            found.append(Problem(f"scales[{index}]", f"has shape {tuple(scale.shape)}, not {grid}"))
-    if (zero is None) != (qtype.zero is None):
-        found.append(Problem("zero", "is missing" if zero is None else "is given, but the type has none"))
-    elif zero is not None:
-        grid = block_grid(qtype.levels[0].block, shape)
-        if tuple(zero.shape) != grid:
-            found.append(Problem("zero", f"has shape {tuple(zero.shape)}, not {grid}"))
+    @property
+    def zero(self) -> Tensor | None:
+        """Give the stored zero points of the leaf blocks; None where the type has none."""
+        return None if self.parameters.zero is None else self.parameters.zero.values[0]
+
+
+def code_dtype(decode: Decode) -> torch.dtype:
+    """Give the dtype codes are held in: int8 for signed integers, uint8 for the rest, wider above 8 bits."""
+    options = decode.options if isinstance(decode, SelectDecode) else (decode,)
+    signed = [isinstance(option, IntDecode) and option.signed for option in options]
+    width = decode.bits + (any(signed) and not all(signed))
+    if width <= 8:
+        return torch.int8 if any(signed) else torch.uint8
+    needed = width if any(signed) else width + 1
+    return torch.int16 if needed <= 16 else torch.int32 if needed <= 32 else torch.int64
+
+
+def zero_levels(qtype: QType) -> tuple[Level, ...]:
+    """Give the levels of the zero point; a plain one has its dtype at the leaf blocks of the scales."""
+    if qtype.zero is None:
+        return ()
+    return qtype.zero.levels or (Level(qtype.levels[0].block, qtype.zero.dtype),)
+
+
+def parameter_problems(qtype: QType, shape: tuple[int, ...], parameters: Parameters) -> list[Problem]:
+    """List what is wrong with the shapes of parameters for a tensor of `shape`."""
+    copies = ()
+    if isinstance(qtype.decode, PlanesDecode) and qtype.decode.coefficients == "free":
+        copies = (qtype.decode.count,)
+    found = _chain_problems("scales", parameters.scales, qtype.levels, shape, copies)
+    if (parameters.zero is None) != (qtype.zero is None):
+        found.append(Problem("zero", "is missing" if parameters.zero is None else "is given, but the type has none"))
+    elif parameters.zero is not None:
+        found += _chain_problems("zero", parameters.zero, zero_levels(qtype), shape, ())
+    decode = qtype.decode
+    selector = decode.selector if isinstance(decode, TableDecode | SelectDecode) else None
+    if (selector is None) != (parameters.selector is None):
+        missing = parameters.selector is None
+        found.append(Problem("selector", "is missing" if missing else "is given, but the type has none"))
+    elif selector is not None and parameters.selector is not None:
+        found += _grid_problem("selector", parameters.selector, block_grid(selector.block, shape))
     return found
+
+
+def _chain_problems(
+    what: str, chain: Chain, levels: tuple[Level, ...], shape: tuple[int, ...], copies: tuple[int, ...]
+) -> list[Problem]:
+    found: list[Problem] = []
+    if len(chain.values) != len(levels):
+        found.append(Problem(what, f"{len(chain.values)} given for {len(levels)} levels"))
+    for index, (values, level) in enumerate(zip(chain.values, levels, strict=False)):
+        name = what if what == "zero" and len(levels) == 1 else f"{what}[{index}]"
+        found += _grid_problem(name, values, (*block_grid(level.block, shape), *(copies if index == 0 else ())))
+    for index, (level, offset) in enumerate(zip(levels, chain.offsets, strict=False)):
+        if (level.offset == "none") != (offset is None):
+            missing = offset is None
+            found.append(Problem(f"{what}[{index}]", f"{'lacks its' if missing else 'has no'} offset"))
+    return found
+
+
+def _grid_problem(name: str, tensor: Tensor, grid: tuple[int, ...]) -> list[Problem]:
+    if tuple(tensor.shape) == grid:
+        return []
+    return [Problem(name, f"has shape {tuple(tensor.shape)}, not {grid}")]

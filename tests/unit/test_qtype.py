@@ -232,8 +232,8 @@ def test_integer_ranges(decode: IntDecode, low: int, high: int) -> None:
         ("int4 | row f16 | kaxis(perm, residual(28))", (10, 100), 10 * 128 * 4 + 160 + 1600),
         ("int4 | row f16 | mask(2:4)", (2, 10), 12 * 4 + 32 + 12 * 2),
         ("int4 | (1,16) f16 | mask(bsr(1,16), 0.5)", (4, 64), 8 * (16 * 4 + 16 + 16) + 5 * 32),
-        ("select(int4 0.75, int8 0.25) by u1 (-1,128) | row f16", (2, 512), 5120 + 4 + 32),
-        ("select(int4, int8) by u1 (-1,128) | row f16", (2, 512), 8192 + 4 + 32),
+        ("select(int4 0.75, int8 0.25) by u1 (-1,128) | (1,128) f16", (2, 512), 5120 + 4 + 128),
+        ("select(int4, int8) by u1 (-1,128) | (1,128) f16", (2, 512), 8192 + 4 + 128),
     ],
 )
 def test_storage_counts_everything(text: str, shape: tuple[int, ...], bits: int) -> None:
