@@ -14,10 +14,13 @@ from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import (
     Block,
     Decode,
+    FuseGroup,
     IntDecode,
     Level,
     PlanesDecode,
+    Rotate,
     SelectDecode,
+    Side,
     TableDecode,
     block_grid,
     is_integer_dtype,
@@ -90,6 +93,11 @@ def parameter_parts(qtype: QType) -> tuple[StoredPart, ...]:
 def root_parts(qtype: QType) -> tuple[StoredPart, ...]:
     """List the scales above the leaf: what is static in a `dynamic_local` format."""
     return tuple(part for part in parameter_parts(qtype) if part.role == "scale" and part.index > 0)
+
+
+def side_parts(qtype: QType) -> tuple[Side, ...]:
+    """Give the side entries that store tensors or change what codes stand for, and are no mere notes."""
+    return tuple(side for side in qtype.sides if not isinstance(side, FuseGroup | Rotate))
 
 
 def has_signed_codes(decode: Decode) -> bool:
