@@ -12,13 +12,13 @@ from qcc.numerics.levels import Chain, stored_dtype
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import (
     Decode,
-    IntDecode,
     Level,
     PlanesDecode,
     SelectDecode,
     TableDecode,
     block_grid,
 )
+from qcc.numerics.stored_parts import has_signed_codes, held_bits
 
 __all__ = ["Parameters", "QuantizedTensor", "code_dtype", "parameter_problems", "stored_dtype", "zero_levels"]
 
@@ -78,13 +78,9 @@ class QuantizedTensor:
 
 def code_dtype(decode: Decode) -> torch.dtype:
     """Give the dtype codes are held in: int8 for signed integers, uint8 for the rest, wider above 8 bits."""
-    options = decode.options if isinstance(decode, SelectDecode) else (decode,)
-    signed = [isinstance(option, IntDecode) and option.signed for option in options]
-    width = decode.bits + (any(signed) and not all(signed))
-    if width <= 8:
-        return torch.int8 if any(signed) else torch.uint8
-    needed = width if any(signed) else width + 1
-    return torch.int16 if needed <= 16 else torch.int32 if needed <= 32 else torch.int64
+    if held_bits(decode) == 8:
+        return torch.int8 if has_signed_codes(decode) else torch.uint8
+    return {16: torch.int16, 32: torch.int32, 64: torch.int64}[held_bits(decode)]
 
 
 def zero_levels(qtype: QType) -> tuple[Level, ...]:
