@@ -45,7 +45,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return unsigned.to(torch.uint8)
     padded = functional.pad(unsigned, (0, -length % CODES_A_WORD))
-    words = torch.zeros(*padded.shape[:-1], padded.shape[-1] // CODES_A_WORD, dtype=torch.int64)
+    words = torch.zeros(*padded.shape[:-1], padded.shape[-1] // CODES_A_WORD, dtype=torch.int64, device=codes.device)
     for index in range(CODES_A_WORD):
         words |= padded[..., index::CODES_A_WORD].to(torch.int64) << (bits * index)
     octets = torch.stack([((words >> (8 * index)) & 0xFF).to(torch.uint8) for index in range(bits)], dim=-1)
@@ -68,7 +68,7 @@ def unpack(packed: Tensor, bits: int, length: int, signed: bool) -> Tensor:
         unsigned = packed.to(torch.int16)
     else:
         octets = functional.pad(packed, (0, -packed.shape[-1] % bits)).unflatten(-1, (-1, bits))
-        words = torch.zeros(octets.shape[:-1], dtype=torch.int64)
+        words = torch.zeros(octets.shape[:-1], dtype=torch.int64, device=packed.device)
         for index in range(bits):
             words |= octets[..., index].to(torch.int64) << (8 * index)
         mask = (1 << bits) - 1

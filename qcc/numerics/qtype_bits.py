@@ -33,6 +33,7 @@ from qcc.numerics.qtype_parts import (
     decode_states,
     dtype_bits,
     expand_block,
+    whole_share,
 )
 
 Packing = Literal["entropy"] | CodeLayout
@@ -122,8 +123,10 @@ class _Count:
 
     def kept_blocks(self, mask: BlockMask) -> Fraction:
         """Count the blocks that a mask keeps, rounded to a whole number when the shape is known."""
-        kept = self._all_blocks(mask.block) * Fraction(mask.density).limit_denominator(10**9)
-        return kept if self.shape is None else Fraction(round(kept))
+        blocks = self._all_blocks(mask.block)
+        if self.shape is None:
+            return blocks * Fraction(mask.density).limit_denominator(10**9)
+        return Fraction(whole_share(mask.density, int(blocks)))
 
     def index_bits(self, size: int | None = None) -> int:
         """Give the width of an index along an axis of `size` (K by default)."""
@@ -243,8 +246,8 @@ def _sparse_bits(side: Sparse, shape: tuple[int, ...] | None, count: _Count) -> 
         return fraction * (value + indices)
     rows, columns = math.prod(shape[:-1]), shape[-1]
     if side.kind == "columns":
-        return Fraction(round(fraction * columns) * (rows * value + index))
-    kept = round(fraction * rows * columns)
+        return Fraction(whole_share(side.fraction, columns) * (rows * value + index))
+    kept = whole_share(side.fraction, rows * columns)
     if side.kind == "coo":
         return Fraction(kept * (value + index + count.index_bits(rows)))
     return Fraction(kept * (value + index) + (rows + 1) * ROW_POINTER_BITS)
