@@ -27,8 +27,8 @@ BYTE_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, to
 # The largest number that rounds to 448. Beyond it some versions of torch saturate and some give NaN.
 _E4M3_REACH = 464.0
 
-# Temporaries of one step stay near 16 MiB of float32, whatever the size of the matrix.
-CHUNK = 1 << 22
+# Temporaries of one step stay near 4 MiB of float32, whatever the size of the matrix.
+CHUNK = 1 << 20
 
 
 def rows_of(x: Tensor, where: str = "") -> Tensor:
