@@ -16,7 +16,8 @@ from torch.nn import functional
 from qcc.errors import ShapeError, UnsupportedOp
 from qcc.numerics.blocks import block_extents, reduce_blocks, spread_blocks, total
 from qcc.numerics.pack import pack, packed_bytes, unpack
-from qcc.numerics.qtype_parts import Block, BlockMask, NMMask, block_grid, whole_share
+from qcc.numerics.qtype_bits import whole_share
+from qcc.numerics.qtype_parts import Block, BlockMask, NMMask, block_grid
 from qcc.numerics.selection import largest_mask
 from qcc.numerics.side_values import (
     BYTE_FLOATS,

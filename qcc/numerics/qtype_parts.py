@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, get_args
 
 Block = tuple[int, ...]
@@ -389,8 +388,3 @@ def block_grid(block: Block, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Count the blocks along every axis of `shape`; the last block of an axis may be short."""
     whole = expand_block(block, len(shape))
     return tuple(1 if extent == -1 else math.ceil(size / extent) for extent, size in zip(whole, shape, strict=True))
-
-
-def whole_share(fraction: float, total: int) -> int:
-    """Give round(fraction·total) in exact arithmetic, so that a count never hangs on the last bit of a float."""
-    return round(Fraction(fraction).limit_denominator(10**9) * total)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from qcc.errors import Problem, ShapeError
-from qcc.numerics.qtype_parts import Sparse, whole_share
+from qcc.numerics.qtype_bits import whole_share
+from qcc.numerics.qtype_parts import Sparse
 from qcc.numerics.selection import largest_mask
 from qcc.numerics.side_values import (
     accumulator,

@@ -14,7 +14,8 @@ from torch import Tensor
 from qcc.errors import ShapeError, UnsupportedOp
 from qcc.numerics import side_values
 from qcc.numerics.masks import BlockIndex, NMIndex, block_index, block_mask, nm_index, nm_mask
-from qcc.numerics.qtype_parts import BlockMask, NMMask, block_grid, whole_share
+from qcc.numerics.qtype_bits import whole_share
+from qcc.numerics.qtype_parts import BlockMask, NMMask, block_grid
 
 SHAPES = st.sampled_from([(1, 1), (1, 37), (5, 64), (33, 3), (2, 3, 40), (7,), (2, 1, 2, 9)])
 PATTERNS = st.sampled_from([(2, 4), (1, 2), (4, 8), (1, 4), (3, 5), (7, 8), (16, 32), (1, 256)])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from qcc.errors import ShapeError, UnsupportedOp
 from qcc.numerics import selection, side_values
-from qcc.numerics.qtype_parts import Sparse, SparseKind, whole_share
+from qcc.numerics.qtype_bits import whole_share
+from qcc.numerics.qtype_parts import Sparse, SparseKind
 from qcc.numerics.selection import largest_mask
 from qcc.numerics.sparse import CompressedRows, Coordinates, DenseColumns, split_outliers
 
