@@ -16,6 +16,7 @@ from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.quantize import dequantize, quantize
 from qcc.numerics.scales import compute_qparams
+from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import QuantizedTensor, stored_dtype
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
@@ -85,12 +86,8 @@ def _slice_bits(op: transform.SliceBitsOp, args: list[QuantizedTensor], frame: F
     (master,) = args
     decode = master.qtype.decode
     assert isinstance(decode, IntDecode)
-    dropped = decode.bits - op.bits.value.data
-    low, high = decode.minimum >> dropped, decode.maximum >> dropped
-    codes = master.codes.to(torch.int64)
-    if dropped:
-        codes = ((codes + (1 << (dropped - 1))) >> dropped).clamp(low, high) << dropped
-    return QuantizedTensor(master.qtype, master.shape, codes.to(master.codes.dtype), master.scales, master.zero)
+    codes = slice_codes(master.codes, decode, op.bits.value.data)
+    return QuantizedTensor(master.qtype, master.shape, codes, master.scales, master.zero)
 
 
 def _pack(op: storage.PackOp, args: list[QuantizedTensor], frame: Frame) -> tuple[torch.Tensor, ...]:
