@@ -271,11 +271,8 @@ def nm_index(mask: Tensor, side: NMMask, where: str = "") -> NMIndex:
         UnsupportedOp: groups of more than 256 elements.
         ShapeError: a group that does not keep as many as the type says.
     """
-    rows, length, bits = (
-        rows_of(mask, where),
-        nm_row_length(side.kept, side.group, mask.shape[-1]),
-        nm_index_bits(side.group),
-    )
+    rows, bits = rows_of(mask, where), nm_index_bits(side.group)
+    length = nm_row_length(side.kept, side.group, mask.shape[-1])
     within = (torch.arange(mask.shape[-1], device=mask.device) % side.group).to(torch.uint8)
     groups = -(-mask.shape[-1] // side.group)
     wanted = torch.full((groups,), side.kept, device=mask.device)
