@@ -70,7 +70,7 @@ ROWS = [
         f"table nf4({NF4}) | (1,64) u8 offset(tensor), (256,64) f32 | lowrank(64, f16)",
         4 + 8 / 64 + 32 / 16384,
     ),
-    Row("olive", f"table olive4({OLIVE4}) ovp | tensor f32", 4),
+    Row("olive", f"table olive4({OLIVE4}) ovp | tensor f32 mse", 4),
     Row("llm-fp4 weights", "fp2_1 | (1,-1) f32", 4),
     Row("llm-fp4 real bias", "fp2_1(bias=1.375) | (1,-1) f32", 4),
     Row("llm-fp4 activations", "fp2_1 | (-1,1) pow2, tensor f32", 4),

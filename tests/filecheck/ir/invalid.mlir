@@ -73,8 +73,8 @@ qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>) -> ["y"] symbols [] {
 
 // -----
 
-// CHECK: qcc.quantize: 2 scale tensors for 1 levels of 'int8 | (1,-1) f32'
+// CHECK: qcc.quantize: 2 parameters where 'int8 | (1,-1) f32' takes 1: scale0
 qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>, "s" %s : !qcc.tensor<[2, 1], f32>) -> ["y"] symbols [] {
-  %q = qcc.quantize %x scales %s, %s : !qcc.tensor<[2, 1], f32>, !qcc.tensor<[2, 1], f32> : !qcc.tensor<[2, 6], f32> -> !qcc.tensor<[2, 6], "int8 | row f32">
+  %q = qcc.quantize %x parameters %s, %s : !qcc.tensor<[2, 1], f32>, !qcc.tensor<[2, 1], f32> : !qcc.tensor<[2, 6], f32> -> !qcc.tensor<[2, 6], "int8 | row f32">
   qcc.return %x : !qcc.tensor<[2, 6], f32>
 }
