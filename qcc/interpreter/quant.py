@@ -17,6 +17,7 @@ from qcc.numerics.named_tensors import pack_codes, unpack_codes
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.quantize import compute_qparams, dequantize
+from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import QuantizedTensor
 
 
@@ -65,12 +66,7 @@ def _slice_bits(op: transform.SliceBitsOp, args: list[QuantizedTensor], frame: F
     (master,) = args
     decode = master.qtype.decode
     assert isinstance(decode, IntDecode)
-    dropped = decode.bits - op.bits.value.data
-    low, high = decode.minimum >> dropped, decode.maximum >> dropped
-    codes = master.codes.to(torch.int64)
-    if dropped:
-        codes = ((codes + (1 << (dropped - 1))) >> dropped).clamp(low, high) << dropped
-    return replace(master, codes=codes.to(master.codes.dtype))
+    return replace(master, codes=slice_codes(master.codes, decode, op.bits.value.data))
 
 
 def _pack(op: storage.PackOp, args: list[QuantizedTensor], frame: Frame) -> tuple[torch.Tensor, ...]:

@@ -264,7 +264,8 @@ class ExpandKOp(QccOperation):
 class SliceBitsOp(QccOperation):
     """Keep the top `bits` of integer codes; scales and zero point stay (MatQuant, arXiv 2502.06786).
 
-    With d dropped bits: `clamp((code + 2**(d-1)) >> d, low >> d, high >> d) << d`, low..high the master's codes.
+    With d dropped bits: `clamp((code + 2**(d-1)) >> d, ceil(low / 2**d), high >> d) << d`, where low..high are the
+    codes of the master.
     """
 
     name = "qcc.slice_bits"

@@ -91,12 +91,9 @@ def fit_planes(
         mask = None if valid is None else valid[rows]
         frame = frame_of(x[rows], mask, centred=offset)
         held = (sorted_rows if x.shape[1] <= TILE_ELEMENTS else sketched_row)(x[rows], mask, frame)
-        best, error = _descend(held, book, _start(held, count, digits, offset, STARTS[digits][0]), iterations)
-        for start in STARTS[digits][1:]:
-            other, rival = _descend(held, book, _start(held, count, digits, offset, start), iterations)
-            wins = error - rival > RESOLUTION * held.energy
-            best, error = torch.where(wins[:, None], other, best), torch.where(wins, rival, error)
-        found[rows] = _restored(_canonical(best, count, digits, offset), frame, offset, x.dtype)
+        starts = [_start(held, count, digits, offset, ratio, deviations) for ratio, deviations in STARTS[digits]]
+        best = _canonical(_best_descent(held, book, starts, iterations), count, digits, offset)
+        found[rows] = _restored(best, frame, offset, x.dtype)
     return found[:, :count], found[:, count] if offset else None
 
 
@@ -107,9 +104,8 @@ def _row_slices(x: Tensor, states: int) -> Iterator[slice]:
         yield slice(first, min(first + step, x.shape[0]))
 
 
-def _start(held: SortedRows, count: int, digits: Digits, offset: bool, start: tuple[float, float]) -> Tensor:
+def _start(held: SortedRows, count: int, digits: Digits, offset: bool, ratio: float, deviations: float) -> Tensor:
     """Give coefficients in a geometric progression that span the range of every row, `[b, n]`."""
-    ratio, deviations = start
     low, high = held.low, held.high
     if deviations:
         number = held.counts[:, -1:].clamp(min=1)
@@ -136,6 +132,16 @@ def _signed(weights: Tensor, low: Tensor, high: Tensor) -> Tensor:
         columns.append(torch.where(up, part, -part))
         above, below = torch.where(up, above - part, above), torch.where(up, below, below - part)
     return torch.cat(columns[::-1], dim=1)
+
+
+def _best_descent(held: SortedRows, book: _Book, starts: list[Tensor], iterations: int) -> Tensor:
+    """Give the best coefficients of each row `[b, n]` that any start leads to; of equal ones, the first start's."""
+    best, error = _descend(held, book, starts[0], iterations)
+    for start in starts[1:]:
+        other, rival = _descend(held, book, start, iterations)
+        wins = error - rival > RESOLUTION * held.energy
+        best, error = torch.where(wins[:, None], other, best), torch.where(wins, rival, error)
+    return best
 
 
 def _descend(held: SortedRows, book: _Book, start: Tensor, iterations: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from qcc.numerics.blocks import block_grid_rows
 from qcc.numerics.coding import decode, encode
 from qcc.numerics.levels import Chain, round_level
 from qcc.numerics.parameters import parameters_of, statistics_of, working
-from qcc.numerics.planes import solve_planes
+from qcc.numerics.plane_fit import fit_planes
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import PlanesDecode, SelectDecode, TableDecode, block_grid
@@ -176,10 +176,10 @@ def _plane_parameters(x: Tensor, qtype: QType, decode: PlanesDecode) -> Paramete
     parts = [whole] if is_cut(leaf.block, tuple(x.shape)) else row_slices(qtype, tuple(x.shape))
     for part in parts:
         rows, valid, _ = block_grid_rows(x[part], leaf.block)
-        solution = solve_planes(rows, valid, decode.count, decode.digits, offset=qtype.zero is not None)
-        coefficients.append(solution.coefficients)
-        if solution.offset is not None:
-            offsets.append(solution.offset)
+        found, offset = fit_planes(rows, valid, decode.count, decode.digits, offset=qtype.zero is not None)
+        coefficients.append(found)
+        if offset is not None:
+            offsets.append(offset)
     sizes = torch.cat(coefficients).reshape(*grid, decode.count)
     scales = Chain((round_level(sizes, leaf, sizes, 1.0),), (None,))
     if qtype.zero is None:

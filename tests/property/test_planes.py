@@ -151,13 +151,22 @@ def test_codes_are_nearest_under_coefficients_rounded_to_float16(kind: Kind, len
 
 
 @pytest.mark.parametrize(
-    ("kind", "decibels"), [(HLQ2, 9.57), ((3, "01", True), 14.78), ((4, "01", True), 20.70), (TRIT2, 15.35)]
+    ("kind", "alternating", "decibels"),
+    [
+        (HLQ2, 9.57, 9.66),
+        ((3, "01", True), 14.78, 15.43),
+        ((4, "01", True), 20.70, 21.53),
+        (TRIT2, 15.35, 15.88),
+        ((3, "pm1", False), 14.36, 15.07),
+    ],
 )
-def test_gaussian_groups_of_128_reach_the_published_figure(kind: Kind, decibels: float) -> None:
+def test_gaussian_groups_of_128_gain_from_the_starts(kind: Kind, alternating: float, decibels: float) -> None:
+    """Hold the figures reached, above those of alternating from the uniform grid alone."""
     x = random_rows(1, 256 * 1024 // 128, 128)
     noise = row_errors(x, decoded(solved(x, kind), kind)).sum()
     reached = float(10 * torch.log10(x.double().square().sum() / noise))
-    assert decibels - 0.2 < reached < decibels + 1.2
+    assert reached > alternating
+    assert reached == pytest.approx(decibels, abs=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
