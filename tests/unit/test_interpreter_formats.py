@@ -10,7 +10,7 @@ from xdsl.parser import Parser
 
 from qcc.errors import ShapeError, UnsupportedOp
 from qcc.interpreter import Interpreter
-from qcc.interpreter.contraction import corrected_sums, has_integer_sums
+from qcc.interpreter.contraction import corrected_sums
 from qcc.ir.context import QccContext
 from qcc.ir.program import StateOp, UpdateStateOp, WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QparamsOp, QuantizeOp
@@ -18,6 +18,7 @@ from qcc.ir.storage import CacheOp, PackOp, UnpackOp
 from qcc.ir.store import WeightStore
 from qcc.ir.transform import ExpandKOp, PermuteOp
 from qcc.ir.types import SymbolAttr, tensor
+from qcc.numerics.integer_sums import has_integer_sums
 from qcc.numerics.presets import PRESETS
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_text import parse_qtype
