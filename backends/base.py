@@ -15,19 +15,25 @@ import torch
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.ir.store import WeightStore
+from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations."""
+    """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations.
+
+    `decodes` are the kinds of codes that it computes with (integers by default); weights and activations of every
+    other kind are refused by name.
+    """
 
     name: str
     scalars: frozenset[str]
     plans: frozenset[str]
     weight_bits: range
     activation_bits: range
+    decodes: tuple[type[IntDecode | FloatDecode | TableDecode | PlanesDecode | SelectDecode], ...] = (IntDecode,)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from qcc.ir.program import ProgramOp, StateOp, program_of
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import type_of
+from qcc.numerics.integer_sums import sums_integers
+from qcc.numerics.qtype import QType
+from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.tensor import Parameters, QuantizedTensor
 from qcc.sample import golden_sizes, resized_inputs
 
@@ -108,7 +111,7 @@ def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
         rows = _rows_of(source, seen)
         if not isinstance(codes, QuantizedTensor) or not isinstance(weights, QuantizedTensor) or rows is None:
             continue
-        if codes.zero is not None:  # the sums of a case are those of symmetric activations
+        if not _sums_are_golden(codes.qtype, weights.qtype):
             continue
         flat = _first_rows(codes)
         cases.append(
@@ -121,6 +124,13 @@ def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
             )
         )
     return cases
+
+
+def _sums_are_golden(activation: QType, weight: QType) -> bool:
+    """Say whether a case can hold the sums: int8 codes without zero point, under one level of scales."""
+    decode = activation.decode
+    plain = isinstance(decode, IntDecode) and decode.signed and decode.bits <= 8
+    return plain and activation.zero is None and len(activation.levels) == 1 and sums_integers(activation, weight)
 
 
 def _rows_of(op: QuantizeOp, seen: Seen) -> torch.Tensor | None:
