@@ -8,6 +8,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.base import Capabilities
 from qcc.errors import Problem, UnsupportedOp
+from qcc.ir.kernel import contracts_of
 from qcc.ir.quant import ContractOp
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.qtype_parts import IntDecode
@@ -19,8 +20,7 @@ def admit(module: ModuleOp, capabilities: Capabilities) -> None:
     Raises:
         UnsupportedOp: listing every contraction that the target cannot take.
     """
-    contracts = [op for op in module.walk() if isinstance(op, ContractOp)]
-    problems = [problem for op in contracts for problem in _problems(op, capabilities)]
+    problems = [problem for op in contracts_of(module) for problem in _problems(op, capabilities)]
     if problems:
         raise UnsupportedOp(f"target {capabilities.name} cannot take {len(problems)} of the formats", problems)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import IntegerAttr, StringAttr
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, Region, SSAValue, Use
 from xdsl.irdl import (
     irdl_op_definition,
@@ -228,9 +228,9 @@ def uses_of(value: SSAValue) -> Iterator[Use]:
             yield use
 
 
-def contracts_of(module: ModuleOp) -> list[ContractOp]:
-    """Return every quantized contraction of a module in program order, in kernels and by itself."""
-    return [op for op in module.walk() if isinstance(op, ContractOp)]
+def contracts_of(within: Operation) -> list[ContractOp]:
+    """Return every quantized contraction of a module or program in order, in kernels and by itself."""
+    return [op for op in within.walk() if isinstance(op, ContractOp)]
 
 
 def kernel_of(op: Operation) -> KernelOp | None:
