@@ -21,13 +21,19 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations."""
+    """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations.
+
+    `epilogues` and `prologues` say which steps it prints inside one kernel, as rules of `qcc.ir.fusion`; without any,
+    every operation but a contraction stays by itself.
+    """
 
     name: str
     scalars: frozenset[str]
     plans: frozenset[str]
     weight_bits: range
     activation_bits: range
+    epilogues: tuple[str, ...] = ()
+    prologues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,17 @@ def uses_of(value: SSAValue) -> Iterator[Use]:
             yield use
 
 
+def flat_operations(block: Block) -> list[Operation]:
+    """Return the operations of a block in order, those of a kernel's region in the place of the kernel."""
+    operations: list[Operation] = []
+    for op in block.ops:
+        inside = (
+            [one for one in op.body.block.ops if not isinstance(one, YieldOp)] if isinstance(op, KernelOp) else [op]
+        )
+        operations += inside
+    return operations
+
+
 def contracts_of(within: Operation) -> list[ContractOp]:
     """Return every quantized contraction of a module or program in order, in kernels and by itself."""
     return [op for op in within.walk() if isinstance(op, ContractOp)]
