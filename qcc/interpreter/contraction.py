@@ -29,11 +29,11 @@ import torch
 
 from qcc.numerics.blocks import block_extents, spread_blocks
 from qcc.numerics.coding import element_values
+from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.levels import chain_product
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import IntDecode, PlanesDecode, is_integer_dtype
+from qcc.numerics.qtype_parts import IntDecode, PlanesDecode
 from qcc.numerics.quantize import dequantize
-from qcc.numerics.stored_parts import side_parts
 from qcc.numerics.tensor import QuantizedTensor, zero_levels
 
 _EXACT_FLOAT32 = 2**24
@@ -52,29 +52,6 @@ class _Operand:
     def at(self, parameter: torch.Tensor, start: int) -> torch.Tensor:
         """Return a parameter [R] of the group that starts at column `start`."""
         return parameter[:, start]
-
-
-def has_integer_sums(qtype: QType) -> bool:
-    """Say whether a format decodes to scale * integer, plus at most a real offset per block.
-
-    Floats, tables, a choice among decodes and free coefficients do not; nor do zero points that are real numbers
-    taken off the codes, have levels of their own as integers, or are scaled, nor side tensors that add values.
-    """
-    if not _has_integer_codes(qtype) or side_parts(qtype):
-        return False
-    zero = qtype.zero
-    return zero is None or zero.kind == "post" or (zero.kind == "pre" and is_integer_dtype(zero.dtype))
-
-
-def _has_integer_codes(qtype: QType) -> bool:
-    decode = qtype.decode
-    return isinstance(decode, IntDecode) or (isinstance(decode, PlanesDecode) and decode.coefficients != "free")
-
-
-def _sums_fit(left: QType, right: QType, columns: int) -> bool:
-    """Say whether sums of products stay within 64 bits: those of fixed point of 32 bits may not."""
-    # one bit more on either side: a mid_rise grid counts halves, and a zero point may be taken off
-    return left.decode.bits + 1 + right.decode.bits + 1 + columns.bit_length() < 64
 
 
 def integer_sums(q_input: QuantizedTensor, q_weight: QuantizedTensor) -> torch.Tensor:
@@ -112,7 +89,7 @@ def contract(
 
     Where a side does not decode to scaled integers, both are decoded first and multiplied in `real`.
     """
-    if isinstance(q_input, torch.Tensor) or not _sums_integers(q_input, q_weight):
+    if isinstance(q_input, torch.Tensor) or not sums_integers(q_input.qtype, q_weight.qtype, q_weight.shape[-1]):
         values = q_input.to(real) if isinstance(q_input, torch.Tensor) else dequantize(q_input, real)
         result = values @ dequantize(q_weight, real).T
         return result if bias is None else result + bias.to(real)
@@ -132,13 +109,6 @@ def contract(
     if bias is not None:
         result = result + bias.to(real)
     return result.reshape(*q_input.shape[:-1], q_weight.shape[0])
-
-
-def _sums_integers(q_input: QuantizedTensor, q_weight: QuantizedTensor) -> bool:
-    left, right = q_input.qtype, q_weight.qtype
-    if not has_integer_sums(left) or not has_integer_sums(right) or _has_offset(q_input):
-        return False
-    return _sums_fit(left, right, q_weight.shape[-1])
 
 
 def _has_offset(quantized: QuantizedTensor) -> bool:
