@@ -22,6 +22,11 @@ from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
 from qcc.numerics.tensor import QuantizedTensor
 
 
+def bits_text(bits: float) -> str:
+    """Write bits per weight as far as they go, 6 digits at most behind the point."""
+    return f"{bits:.6f}".rstrip("0").rstrip(".")
+
+
 def weight_bytes(weight: Weight) -> int:
     """Count the bytes of a weight as stored: for a quantized one every code, scale and zero point."""
     if isinstance(weight, QuantizedTensor):

@@ -13,8 +13,7 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from qcc.artifact import PROGRAM, Coverage, read_manifest
-from qcc.compiled import bits_text
-from qcc.coverage import StoredWeight, stored_weights
+from qcc.coverage import StoredWeight, bits_text, stored_weights
 from qcc.errors import CheckpointError
 from qcc.ir.context import QccContext
 from qcc.ir.dims import UNBOUNDED
