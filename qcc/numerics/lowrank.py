@@ -39,7 +39,7 @@ class LowRankFactors:
 
     Floats are the factors themselves. Integer factors (int8, LoRC) are symmetric with one scale a rank:
     column r of `up` is `up[:, r]·up_scale[r]`, row r of `down` is `down[r]·down_scale[r]`; both scales are
-    float32 [R].
+    float32 [R], the codes are held as int8, and `bits` is how wide they are stored.
 
     Raises:
         ShapeError: sizes that do not meet, or scales that are missing or too many.
@@ -49,6 +49,7 @@ class LowRankFactors:
     down: Tensor
     up_scale: Tensor | None = None
     down_scale: Tensor | None = None
+    bits: int = 8
 
     def __post_init__(self) -> None:
         found: list[Problem] = []
@@ -73,7 +74,8 @@ class LowRankFactors:
         up, down = self.up.to(real), self.down.to(real)
         if self.up_scale is not None and self.down_scale is not None:
             up, down = up * self.up_scale.to(real), down * self.down_scale.to(real)[:, None]
-        return up.to(dtype), down.to(dtype)
+        # The order of a product's sums, and so its last bit, may hang on the layout in memory.
+        return up.to(dtype).contiguous(), down.to(dtype).contiguous()
 
     def product(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Give `up @ down` [N, K], in float64 for float64, else in float32 and rounded once to `dtype`."""
@@ -246,12 +248,15 @@ def _norm(error: Tensor, weights: Tensor | None) -> float:
 def _stored(up: Tensor, down: Tensor, side: LowRank, where: str) -> LowRankFactors:
     if not is_integer_dtype(side.dtype):
         names = (f"factors of rank {side.rank}", where)
-        return LowRankFactors(store_values(up, side.dtype, *names), store_values(down, side.dtype, *names))
+        up, down = (store_values(factor.contiguous(), side.dtype, *names) for factor in (up, down))
+        return LowRankFactors(up, down)
     if side.dtype[0] != "i" or dtype_bits(side.dtype) < 2:
         side_dtype(side.dtype, "low-rank factors", where)
     up_codes, up_scale = _integers(up.T, side.dtype)
     down_codes, down_scale = _integers(down, side.dtype)
-    return LowRankFactors(up_codes.T.contiguous(), down_codes, up_scale, down_scale)
+    return LowRankFactors(
+        up_codes.T.contiguous(), down_codes.contiguous(), up_scale, down_scale, dtype_bits(side.dtype)
+    )
 
 
 def _integers(vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:

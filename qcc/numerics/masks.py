@@ -271,19 +271,25 @@ def nm_index(mask: Tensor, side: NMMask, where: str = "") -> NMIndex:
         UnsupportedOp: groups of more than 256 elements.
         ShapeError: a group that does not keep as many as the type says.
     """
-    rows, length = rows_of(mask, where), nm_row_length(side.kept, side.group, mask.shape[-1])
-    sizes = reduce_blocks(rows.to(torch.uint8), (1, side.group), _int_total)
-    wanted = torch.full((sizes.shape[1],), side.kept, device=mask.device)
-    wanted[-1] = length - side.kept * (sizes.shape[1] - 1)
-    if wrong := int((sizes != wanted).sum()):
-        name = where or f"a tensor of shape {tuple(mask.shape)}"
-        raise ShapeError(
-            f"{wrong} groups of {name} do not keep {side.kept} of {side.group}", fix="make the mask by nm_mask"
-        )
+    rows, bits = rows_of(mask, where), nm_index_bits(side.group)
+    length = nm_row_length(side.kept, side.group, mask.shape[-1])
     within = (torch.arange(mask.shape[-1], device=mask.device) % side.group).to(torch.uint8)
-    positions = [within.expand(rows[part].shape).masked_select(rows[part]) for part in chunks(*rows.shape)]
-    index = pack(torch.cat(positions).reshape(*mask.shape[:-1], length), nm_index_bits(side.group))
-    return NMIndex(index, side.kept, side.group, tuple(mask.shape))
+    groups = -(-mask.shape[-1] // side.group)
+    wanted = torch.full((groups,), side.kept, device=mask.device)
+    wanted[-1] = length - side.kept * (groups - 1)
+    index = torch.empty((rows.shape[0], packed_bytes(length, bits)), dtype=torch.uint8, device=mask.device)
+    wrong = 0
+    for part in chunks(*rows.shape):
+        sizes = reduce_blocks(rows[part].to(torch.uint8), (1, side.group), _int_total)
+        wrong += int((sizes != wanted).sum())
+        if not wrong:
+            positions = within.expand(sizes.shape[0], -1).masked_select(rows[part])
+            index[part] = pack(positions.reshape(-1, length), bits)
+    if wrong:
+        name = where or f"a tensor of shape {tuple(mask.shape)}"
+        what = f"{wrong} groups of {name} do not keep {side.kept} of {side.group}"
+        raise ShapeError(what, fix="make the mask by nm_mask")
+    return NMIndex(index.reshape(*mask.shape[:-1], -1), side.kept, side.group, tuple(mask.shape))
 
 
 def block_index(kept: Tensor, side: BlockMask, shape: tuple[int, ...]) -> BlockIndex:

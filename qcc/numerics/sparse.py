@@ -200,18 +200,35 @@ def split_outliers(
     count = whole_share(side.fraction, x.numel())
     chosen = largest_mask(rows, count, magnitude=True) if score is None else largest_mask(score, count)
     chosen = chosen.reshape(rows.shape)
-    parts = list(chunks(*rows.shape))
-    values = torch.cat([rows[part].masked_select(chosen[part]) for part in parts])
+    values, columns, counts = _gather(rows, chosen)
     values = store_values(values, side.dtype, "outliers", where)
-    columns = torch.cat([chosen[part].nonzero()[:, 1].to(torch.int32) for part in parts])
     rest = x.masked_fill(chosen.reshape(shape), 0)
-    counts = chosen.sum(-1)
     if side.kind == "coo":
         numbers = torch.arange(rows.shape[0], dtype=torch.int32, device=x.device)
         return rest, Coordinates(values, numbers.repeat_interleave(counts), columns, shape)
     width = torch.int32 if count <= _LARGEST_I32 else torch.int64
     offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0))).to(width)
     return rest, CompressedRows(values, columns, offsets, shape)
+
+
+def _gather(rows: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the chosen values row by row, their columns, and how many every row has.
+
+    By chunks: on a whole matrix each of these steps makes a copy in int64.
+    """
+    parts = list(chunks(*rows.shape))
+    counts = torch.empty(rows.shape[0], dtype=torch.int64, device=rows.device)
+    for part in parts:
+        counts[part] = chosen[part].sum(-1)
+    values = rows.new_empty(int(counts.sum()))
+    columns = torch.empty(values.shape, dtype=torch.int32, device=rows.device)
+    start = 0
+    for part in parts:
+        stop = start + int(counts[part].sum())
+        values[start:stop] = rows[part].masked_select(chosen[part])
+        columns[start:stop] = chosen[part].nonzero()[:, 1]
+        start = stop
+    return values, columns, counts
 
 
 def _split_columns(

@@ -18,6 +18,7 @@ from qcc.numerics.qtype_parts import (
     TableDecode,
     block_grid,
 )
+from qcc.numerics.sides import StoredSides
 from qcc.numerics.stored_parts import has_signed_codes, held_bits
 
 __all__ = ["Parameters", "QuantizedTensor", "code_dtype", "parameter_problems", "stored_dtype", "zero_levels"]
@@ -47,7 +48,7 @@ class QuantizedTensor:
     """A tensor as codes.
 
     `codes` has the shape of the tensor and the dtype `code_dtype` gives: integers as they are, for all other
-    decodes the unsigned code.
+    decodes the unsigned code. `sides` has one entry a side of the type, None where a side stores no tensor.
 
     Raises:
         ShapeError: codes or parameters of another shape than the type asks for.
@@ -57,11 +58,14 @@ class QuantizedTensor:
     shape: tuple[int, ...]
     codes: Tensor
     parameters: Parameters
+    sides: StoredSides = ()
 
     def __post_init__(self) -> None:
         found = parameter_problems(self.qtype, self.shape, self.parameters)
         if tuple(self.codes.shape) != self.shape:
             found.append(Problem("codes", f"have shape {tuple(self.codes.shape)}, not {self.shape}"))
+        if len(self.sides) not in (0, len(self.qtype.sides)):
+            found.append(Problem("sides", f"{len(self.sides)} given for {len(self.qtype.sides)}"))
         if found:
             raise ShapeError(f"a tensor of shape {self.shape} does not fit {self.qtype}", found)
 
