@@ -1,7 +1,9 @@
 """Take a quantized tensor apart into named plain tensors for a file, and put it together again, bit for bit.
 
 `codes` are packed as `qcc.numerics.pack` does, codes above 8 bits as little-endian bytes of the integers they are
-held in. The other names are those of `parameter_parts`; parameters keep their stored dtypes.
+held in. The other names are those of `parameter_parts`; parameters keep their stored dtypes. Side tensors have the
+names of `qcc.numerics.sides`. Under a mask only the codes it keeps are stored, and under a block mask only the
+parameters of blocks it keeps.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import torch
 from torch import Tensor
 
 from qcc.errors import CheckpointError, Problem
+from qcc.numerics import sides
+from qcc.numerics.blocks import block_extents, spread_blocks
 from qcc.numerics.levels import Chain, stored_dtype
+from qcc.numerics.masks import BlockIndex, MaskIndex
 from qcc.numerics.pack import pack, packed_bytes, unpack
 from qcc.numerics.plane_digits import valid_codes
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import Decode, IntDecode, PlanesDecode, TableDecode, is_integer_dtype
+from qcc.numerics.sides import mask_of, stored_shape
 from qcc.numerics.stored_parts import (
     CODES,
     SELECTOR,
@@ -31,9 +37,14 @@ from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype
 
 
 def named_tensors(quantized: QuantizedTensor) -> dict[str, Tensor]:
-    """Give the parts of a quantized tensor by name: packed `codes`, then scales, offset, zero points, selector."""
-    packed = pack_codes(quantized.codes, quantized.qtype.decode)
-    return {CODES: packed, **named_parameters(quantized.qtype, quantized.parameters)}
+    """Give the parts of a quantized tensor by name: packed `codes`, scales, offset, zero points, selector, sides."""
+    mask = mask_of(quantized.sides)
+    codes = quantized.codes if mask is None else mask.compact(quantized.codes)
+    named = {CODES: pack_codes(codes, quantized.qtype.decode)}
+    for part in parameter_parts(quantized.qtype):
+        tensor = _tensor_of(quantized.parameters, part)
+        named[part.name] = _kept_values(tensor, part, mask)
+    return named | sides.named_tensors(quantized.sides)
 
 
 def from_named(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> QuantizedTensor:
@@ -45,18 +56,23 @@ def from_named(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tenso
     """
     if not shape or min(shape) < 1:
         raise CheckpointError("a quantized tensor is damaged", [Problem("shape", f"{shape} has no elements")])
-    parts = parameter_parts(qtype)
-    known = {CODES, *(part.name for part in parts)}
+    stored = sides.from_named(qtype.sides, shape, tensors)
+    mask, parts = mask_of(stored), parameter_parts(qtype)
+    known = {CODES, *(part.name for part in parts), *sides.named_tensors(stored)}
     problems = [Problem(name, "is no part of this format") for name in tensors if name not in known]
-    problems += _code_problems(qtype.decode, shape, tensors.get(CODES))
+    coded = stored_shape(mask, shape)
+    problems += _code_problems(qtype.decode, coded, tensors.get(CODES))
     for part in parts:
-        problems += _part_problems(part, qtype.decode, shape, tensors.get(part.name))
+        wanted = _kept_shape(part, mask, shape)
+        problems += _part_problems(part, qtype.decode, wanted, tensors.get(part.name))
     if problems:
         raise CheckpointError(f"a tensor of the format '{qtype}' is damaged", problems)
-    codes = unpack_codes(tensors[CODES], qtype.decode, shape[-1])
+    codes = unpack_codes(tensors[CODES], qtype.decode, coded[-1])
     if meaningless := _meaningless(codes, qtype.decode):
         raise CheckpointError(f"a tensor of the format '{qtype}' is damaged", [Problem(CODES, meaningless)])
-    return QuantizedTensor(qtype, shape, codes, parameters_from(qtype, tensors))
+    whole = {part.name: _whole_grid(tensors[part.name], part, mask, shape) for part in parts}
+    codes = codes if mask is None else mask.expand(codes)
+    return QuantizedTensor(qtype, shape, codes, parameters_from(qtype, whole), stored)
 
 
 def named_parameters(qtype: QType, parameters: Parameters) -> dict[str, Tensor]:
@@ -120,15 +136,46 @@ def _code_problems(decode: Decode, shape: tuple[int, ...], packed: Tensor | None
         yield Problem(CODES, f"are {found}; {shape} codes of {packed_bits(decode)} bits are bytes of shape {wanted}")
 
 
+def _kept_grid(part: StoredPart, mask: MaskIndex | None, shape: tuple[int, ...]) -> Tensor | None:
+    """Give which blocks of a part a block mask keeps, bool of the part's grid; None where all are stored."""
+    if not isinstance(mask, BlockIndex) or part.copies:
+        return None
+    outer, inner = block_extents(mask.block, shape), block_extents(part.block, shape)
+    if any(whole % one for whole, one in zip(outer, inner, strict=True)):
+        return None
+    block = tuple(whole // one for whole, one in zip(outer, inner, strict=True))
+    return spread_blocks(mask.kept(), block, part.shape(shape)).expand(part.shape(shape))
+
+
+def _kept_values(tensor: Tensor, part: StoredPart, mask: MaskIndex | None) -> Tensor:
+    kept = None if mask is None else _kept_grid(part, mask, mask.shape)
+    return tensor if kept is None else tensor[kept]
+
+
+def _kept_shape(part: StoredPart, mask: MaskIndex | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    kept = _kept_grid(part, mask, shape)
+    return part.shape(shape) if kept is None else (int(kept.sum()),)
+
+
+def _whole_grid(tensor: Tensor, part: StoredPart, mask: MaskIndex | None, shape: tuple[int, ...]) -> Tensor:
+    """Put kept parameters back in their places; a block without codes has what a block of zeros has: no bit set."""
+    kept = _kept_grid(part, mask, shape)
+    if kept is None:
+        return tensor
+    grid = torch.zeros((*kept.shape, tensor.element_size()), dtype=torch.uint8, device=tensor.device)
+    grid[kept] = tensor.contiguous().view(torch.uint8).reshape(-1, tensor.element_size())
+    return grid.view(tensor.dtype).squeeze(-1)
+
+
 def _part_problems(
-    part: StoredPart, decode: Decode, shape: tuple[int, ...], tensor: Tensor | None
+    part: StoredPart, decode: Decode, wanted: tuple[int, ...], tensor: Tensor | None
 ) -> Iterator[Problem]:
     if tensor is None:
         yield Problem(part.name, "is missing")
         return
-    if tensor.dtype != stored_dtype(part.dtype) or tuple(tensor.shape) != part.shape(shape):
+    if tensor.dtype != stored_dtype(part.dtype) or tuple(tensor.shape) != wanted:
         found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-        yield Problem(part.name, f"is {found}, not {stored_dtype(part.dtype)} of shape {part.shape(shape)}")
+        yield Problem(part.name, f"is {found}, not {stored_dtype(part.dtype)} of shape {wanted}")
         return
     if not is_integer_dtype(part.dtype):
         return
@@ -147,8 +194,9 @@ def _meaningless(codes: Tensor, decode: Decode) -> str:
             least, most = decode.minimum, decode.maximum
             if (least, most) == (whole.minimum, whole.maximum) and bits <= 8:
                 return ""
-        case TableDecode(tables):
-            least, most = 0, max(map(len, tables)) - 1
+        case TableDecode(tables, selector=selector):
+            pairs = len(tables) > 1 and selector is None  # the code after the normal values marks a victim
+            least, most = 0, len(tables[0]) if pairs else max(map(len, tables)) - 1
         case PlanesDecode(count, "-101"):
             known = torch.zeros(2**decode.bits, dtype=torch.bool, device=codes.device)
             known[valid_codes(count, "-101", codes.device)] = True

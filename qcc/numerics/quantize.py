@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from qcc.errors import Problem, ShapeError
-from qcc.numerics.blocks import block_grid_rows
+from qcc.numerics.blocks import block_extents, block_grid_rows
 from qcc.numerics.coding import decode, encode
+from qcc.numerics.kaxis import KAxisIndex, group_index_of
 from qcc.numerics.levels import Chain, round_level
 from qcc.numerics.lowrank import low_rank
 from qcc.numerics.parameters import parameters_of, statistics_of, working
@@ -23,6 +24,7 @@ from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import (
     IntDecode,
+    KAxis,
     LowRank,
     PlanesDecode,
     SelectDecode,
@@ -31,7 +33,7 @@ from qcc.numerics.qtype_parts import (
     block_grid,
 )
 from qcc.numerics.search import searched_parameters, selected_parameters
-from qcc.numerics.sides import StoredSides, join_sides, split_sides, with_side
+from qcc.numerics.sides import StoredSides, join_sides, mask_of, split_sides, with_side
 from qcc.numerics.slices import is_cut, row_slices, slice_parameters
 from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype, parameter_problems, stored_dtype
@@ -98,6 +100,7 @@ def quantize(
     """
     shape = tuple(x.shape)
     x, sides = split_sides(x, qtype.sides, where) if qtype.sides else (x, ())
+    sides = _with_own_order(sides, qtype, shape, where)
     if parameters is None:
         parameters = compute_qparams(x, qtype, where)
     found = parameter_problems(qtype, shape, parameters)
@@ -107,6 +110,9 @@ def quantize(
     for index, rows in enumerate(row_slices(qtype, shape)):
         own = slice_parameters(parameters, qtype, shape, rows)
         codes[rows] = encode(working(x[rows]), qtype, own, seed + index)
+    mask = mask_of(sides)
+    if mask is not None:
+        codes.masked_fill_(~mask.mask(), 0)
     quantized = QuantizedTensor(qtype, shape, codes, parameters, sides)
     return replace(quantized, sides=_with_factors(x, quantized, where))
 
@@ -181,6 +187,20 @@ def _read_codes(codes: Tensor, qtype: QType) -> Tensor:
         if isinstance(side, Slice) and isinstance(qtype.decode, IntDecode):
             return slice_codes(codes, qtype.decode, side.bits)
     return codes
+
+
+def _with_own_order(sides: StoredSides, qtype: QType, shape: tuple[int, ...], where: str) -> StoredSides:
+    """Fill in the order of the columns of a type that has one: columns are coded as they come."""
+    for side in qtype.sides:
+        if isinstance(side, KAxis) and shape[-1] <= side.count:
+            what = f"{shape[-1]} columns cannot be what {side} expanded: it adds {side.count} to those there were"
+            raise ShapeError(f"a tensor of shape {shape} does not fit {qtype}", [Problem(where, what)])
+        if isinstance(side, KAxis) and (side.permuted or side.group_index):
+            order = torch.arange(shape[-1] - side.count)
+            extent = block_extents(qtype.levels[0].block, shape)[-1] if qtype.levels else shape[-1]
+            groups = group_index_of(order, extent) if side.group_index else None
+            sides = with_side(qtype.sides, sides, KAxisIndex(order if side.permuted else None, groups))
+    return sides
 
 
 def _with_factors(x: Tensor, quantized: QuantizedTensor, where: str) -> StoredSides:

@@ -119,6 +119,22 @@ def join_sides(values: Tensor, stored: StoredSides, dtype: torch.dtype = torch.f
     return joined.to(dtype)
 
 
+def mask_of(stored: StoredSides) -> MaskIndex | None:
+    """Give the mask among side tensors, if there is one."""
+    return next((side for side in stored if isinstance(side, NMIndex | BlockIndex)), None)
+
+
+def stored_shape(mask: MaskIndex | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the shape of the codes that a mask keeps: rows of n:m values, or a list of blocks."""
+    match mask:
+        case None:
+            return shape
+        case NMIndex():
+            return (*shape[:-1], mask.row_length)
+        case BlockIndex():
+            return (mask.columns.numel(), *mask.extents)
+
+
 def named_tensors(stored: StoredSides) -> dict[str, Tensor]:
     """Name the tensors of sides as a file holds them, contiguous and with as many bits as the type counts.
 
