@@ -1,7 +1,8 @@
 """Take a quantized tensor apart into named plain tensors for a file, and put it together again, bit for bit.
 
 `codes` are packed as `qcc.numerics.pack` does, codes above 8 bits as little-endian bytes of the integers they are
-held in. The other names are those of `parameter_parts`; parameters keep their stored dtypes.
+held in. The other names are those of `parameter_parts`; parameters keep their stored dtypes. Side tensors follow
+under `side.`, by the names that `qcc.numerics.sides` gives them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from qcc.numerics.levels import Chain, stored_dtype
 from qcc.numerics.pack import pack, packed_bytes, unpack
 from qcc.numerics.plane_digits import valid_codes
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import Decode, IntDecode, PlanesDecode, TableDecode, is_integer_dtype
+from qcc.numerics.qtype_parts import Decode, IntDecode, KAxis, PlanesDecode, TableDecode, is_integer_dtype
+from qcc.numerics.sides import StoredSides
+from qcc.numerics.sides import from_named as sides_from_named
+from qcc.numerics.sides import named_tensors as named_sides
 from qcc.numerics.stored_parts import (
     CODES,
     SELECTOR,
+    SIDE,
     StoredPart,
     choices,
     code_width,
@@ -31,13 +36,16 @@ from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype
 
 
 def named_tensors(quantized: QuantizedTensor) -> dict[str, Tensor]:
-    """Give the parts of a quantized tensor by name: packed `codes`, then scales, offset, zero points, selector."""
+    """Give the parts of a quantized tensor by name: packed `codes`, scales, offset, zero points, selector, sides."""
     packed = pack_codes(quantized.codes, quantized.qtype.decode)
-    return {CODES: packed, **named_parameters(quantized.qtype, quantized.parameters)}
+    sides = {f"{SIDE}{name}": tensor for name, tensor in named_sides(quantized.sides).items()}
+    return {CODES: packed, **named_parameters(quantized.qtype, quantized.parameters), **sides}
 
 
 def from_named(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> QuantizedTensor:
     """Put together what `named_tensors` took apart.
+
+    An order of the columns that was not stored stays away; every other side tensor has to be there.
 
     Raises:
         CheckpointError: with a problem for every part that is missing, unknown, of another shape or dtype, or that
@@ -47,16 +55,25 @@ def from_named(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tenso
         raise CheckpointError("a quantized tensor is damaged", [Problem("shape", f"{shape} has no elements")])
     parts = parameter_parts(qtype)
     known = {CODES, *(part.name for part in parts)}
-    problems = [Problem(name, "is no part of this format") for name in tensors if name not in known]
+    problems = [
+        Problem(name, "is no part of this format")
+        for name in tensors
+        if name not in known and not name.startswith(SIDE)
+    ]
     problems += _code_problems(qtype.decode, shape, tensors.get(CODES))
     for part in parts:
         problems += _part_problems(part, qtype.decode, shape, tensors.get(part.name))
+    sides: StoredSides = ()
+    try:
+        sides = _sides_from(qtype, shape, tensors)
+    except CheckpointError as error:
+        problems += [Problem(f"{SIDE}{one.where}", one.what) for one in error.problems]
     if problems:
         raise CheckpointError(f"a tensor of the format '{qtype}' is damaged", problems)
     codes = unpack_codes(tensors[CODES], qtype.decode, shape[-1])
-    if meaningless := _meaningless(codes, qtype.decode):
+    if meaningless := _meaningless(codes, qtype):
         raise CheckpointError(f"a tensor of the format '{qtype}' is damaged", [Problem(CODES, meaningless)])
-    return QuantizedTensor(qtype, shape, codes, parameters_from(qtype, tensors))
+    return QuantizedTensor(qtype, shape, codes, parameters_from(qtype, tensors), sides)
 
 
 def named_parameters(qtype: QType, parameters: Parameters) -> dict[str, Tensor]:
@@ -101,6 +118,17 @@ def unpack_codes(packed: Tensor, decode: Decode, length: int) -> Tensor:
     return packed.contiguous().clone().view(code_dtype(decode))
 
 
+def _sides_from(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> StoredSides:
+    named = {name.removeprefix(SIDE): tensor for name, tensor in tensors.items() if name.startswith(SIDE)}
+    ordered = any(name.startswith("kaxis.") for name in named)
+    wanted = tuple(side for side in qtype.sides if ordered or not isinstance(side, KAxis))
+    found = iter(sides_from_named(wanted, shape, named))
+    stored = tuple(next(found) if side in wanted else None for side in qtype.sides)
+    if unknown := sorted(set(named) - set(named_sides(stored))):
+        raise CheckpointError("side tensors are damaged", [Problem(n, "is no part of this format") for n in unknown])
+    return stored
+
+
 def _tensor_of(parameters: Parameters, part: StoredPart) -> Tensor:
     chain = parameters.scales if part.role in ("scale", "offset") else parameters.zero
     tensor = parameters.selector
@@ -139,8 +167,9 @@ def _part_problems(
         yield Problem(part.name, f"has values from {low} to {high}, outside {whole.minimum} to {most}")
 
 
-def _meaningless(codes: Tensor, decode: Decode) -> str:
+def _meaningless(codes: Tensor, qtype: QType) -> str:
     """Say which codes stand for nothing, where not every pattern of bits stands for something."""
+    decode = qtype.decode
     match decode:
         case IntDecode(bits, signed):
             whole = IntDecode(bits, signed)
@@ -149,6 +178,8 @@ def _meaningless(codes: Tensor, decode: Decode) -> str:
                 return ""
         case TableDecode(tables):
             least, most = 0, max(map(len, tables)) - 1
+            if qtype.layout == "ovp":  # the code after those of normal values marks a victim
+                most = max(most, len(tables[0]))
         case PlanesDecode(count, "-101"):
             known = torch.zeros(2**decode.bits, dtype=torch.bool, device=codes.device)
             known[valid_codes(count, "-101", codes.device)] = True
