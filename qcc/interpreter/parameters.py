@@ -16,6 +16,7 @@ from qcc.numerics.named_tensors import named_parameters, parameters_from
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode, is_integer_dtype
 from qcc.numerics.quantize import compute_qparams, quantize
+from qcc.numerics.sides import split_sides
 from qcc.numerics.stored_parts import StoredPart, choices, parameter_parts, root_parts
 from qcc.numerics.tensor import Parameters, QuantizedTensor
 
@@ -43,6 +44,16 @@ def stored_roots(op: Operation, qtype: QType, given: Sequence[torch.Tensor]) -> 
     return tuple(_stored(op, qtype, root_parts(qtype), given).values())
 
 
+def computed_parameters(op: Operation, value: torch.Tensor, qtype: QType, roots: Sequence[torch.Tensor]) -> Parameters:
+    """Compute the parameters that a tensor is quantized with, under the given scales above the leaf if there are any.
+
+    What the format keeps in side tensors has no say.
+    """
+    where = location_of(op) or op.name
+    rest = split_sides(value, qtype.sides, where)[0] if qtype.sides else value
+    return compute_qparams(rest, qtype, where, roots=stored_roots(op, qtype, roots))
+
+
 def quantize_given(op: Operation, value: torch.Tensor, qtype: QType, given: Sequence[torch.Tensor]) -> QuantizedTensor:
     """Encode a tensor under the parameters that are given, computing those that are not.
 
@@ -53,8 +64,7 @@ def quantize_given(op: Operation, value: torch.Tensor, qtype: QType, given: Sequ
     if not given:
         return quantize(value, qtype, where=where)
     if qtype.when == "dynamic_local":
-        computed = compute_qparams(value, qtype, where, roots=stored_roots(op, qtype, given))
-        return quantize(value, qtype, computed, where=where)
+        return quantize(value, qtype, computed_parameters(op, value, qtype, given), where=where)
     return quantize(value, qtype, stored_parameters(op, qtype, given), where=where)
 
 

@@ -7,16 +7,15 @@ from dataclasses import replace
 import torch
 
 from qcc.interpreter.contraction import contract
-from qcc.interpreter.parameters import plain_parameters, quantize_given, stored_parameters, stored_roots
+from qcc.interpreter.parameters import computed_parameters, plain_parameters, quantize_given, stored_parameters
 from qcc.interpreter.values import Evaluate, Frame, fail
 from qcc.ir import quant as ir
 from qcc.ir import storage, transform
-from qcc.ir.base import location_of
 from qcc.ir.types import type_of
 from qcc.numerics.named_tensors import pack_codes, unpack_codes
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
-from qcc.numerics.quantize import compute_qparams, dequantize
+from qcc.numerics.quantize import dequantize
 from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import QuantizedTensor
 
@@ -37,7 +36,7 @@ def _dequantize(op: ir.DequantizeOp, args: list[QuantizedTensor], frame: Frame) 
 
 def _qparams(op: ir.QparamsOp, args: list[torch.Tensor], frame: Frame) -> tuple[torch.Tensor, ...]:
     qtype, (value, *roots) = op.format.data, args
-    found = compute_qparams(value, qtype, location_of(op) or op.name, roots=stored_roots(op, qtype, roots))
+    found = computed_parameters(op, value, qtype, roots)
     return plain_parameters(type_of(op.input), qtype, found, frame)
 
 

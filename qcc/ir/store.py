@@ -3,7 +3,8 @@
 A plain weight is one entry of a safetensors file. A quantized weight `name` of any format is one entry a part: its
 packed codes (`name#codes`), its scales leaf to root (`name#scale0`, ...), its zero point (`name#zero`) and whatever
 else `qcc.numerics.stored_parts` lists for its format, each in its stored dtype. Format and shape are in the file's
-metadata, under the format's name. Several operations may name one entry: tied weights are stored once.
+metadata, under the format's name, with the names of its side tensors (`name#side.sparse.values`, ...). Several
+operations may name one entry: tied weights are stored once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from qcc.errors import CheckpointError, Problem, QccError, RecipeError
 from qcc.numerics.named_tensors import from_named, named_tensors
 from qcc.numerics.qtype_text import parse_qtype
+from qcc.numerics.stored_parts import SIDE
 from qcc.numerics.tensor import QuantizedTensor
 
 Weight = torch.Tensor | QuantizedTensor
@@ -92,8 +94,11 @@ class WeightStore:
             if isinstance(weight, torch.Tensor):
                 tensors[key] = weight.detach().contiguous().clone()
                 continue
+            named = named_tensors(weight)
             formats[key] = {"qtype": str(weight.qtype), "shape": list(weight.shape)}
-            for part, tensor in named_tensors(weight).items():
+            if weight.qtype.sides:
+                formats[key]["sides"] = sorted(part for part in named if part.startswith(SIDE))
+            for part, tensor in named.items():
                 tensors[f"{key}{PART}{part}"] = tensor.detach().cpu().contiguous().clone()
         # safetensors writes the entries of its metadata in random order: one entry, so that bytes repeat
         save_file(tensors, str(path), metadata={FORMAT: json.dumps(formats, sort_keys=True)})
@@ -161,4 +166,7 @@ def _load_quantized(entry: object, parts: Mapping[str, torch.Tensor]) -> Quantiz
         qtype = parse_qtype(text)
     except RecipeError as error:
         raise CheckpointError(f"this version of qcc cannot read its format '{text}'") from error
+    listed = cast(list[object], fields.get("sides") or [])
+    if missing := [str(part) for part in listed if part not in parts]:
+        raise CheckpointError("side tensors are missing", [Problem(part, "is missing") for part in missing])
     return from_named(qtype, cast(tuple[int, ...], tuple(shape)), parts)

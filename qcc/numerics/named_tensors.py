@@ -1,9 +1,9 @@
 """Take a quantized tensor apart into named plain tensors for a file, and put it together again, bit for bit.
 
 `codes` are packed as `qcc.numerics.pack` does, codes above 8 bits as little-endian bytes of the integers they are
-held in. The other names are those of `parameter_parts`; parameters keep their stored dtypes. Side tensors have the
-names of `qcc.numerics.sides`. Under a mask only the codes it keeps are stored, and under a block mask only the
-parameters of blocks it keeps.
+held in. The other names are those of `parameter_parts`; parameters keep their stored dtypes. Side tensors follow
+under `side.`, by the names that `qcc.numerics.sides` gives them. Under a mask only the codes it keeps are stored, and
+under a block mask only the parameters of blocks it keeps.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ import torch
 from torch import Tensor
 
 from qcc.errors import CheckpointError, Problem
-from qcc.numerics import sides
 from qcc.numerics.blocks import block_extents, spread_blocks
 from qcc.numerics.levels import Chain, stored_dtype
 from qcc.numerics.masks import BlockIndex, MaskIndex
 from qcc.numerics.pack import pack, packed_bytes, unpack
 from qcc.numerics.plane_digits import valid_codes
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import Decode, IntDecode, PlanesDecode, TableDecode, is_integer_dtype
-from qcc.numerics.sides import mask_of, stored_shape
+from qcc.numerics.qtype_parts import (
+    BlockMask,
+    Decode,
+    IntDecode,
+    NMMask,
+    PlanesDecode,
+    TableDecode,
+    is_integer_dtype,
+)
+from qcc.numerics.sides import StoredSides, mask_of, stored_shape
+from qcc.numerics.sides import from_named as sides_from_named
+from qcc.numerics.sides import named_tensors as named_sides
 from qcc.numerics.stored_parts import (
     CODES,
     SELECTOR,
+    SIDE,
     StoredPart,
     choices,
     code_width,
@@ -44,7 +54,7 @@ def named_tensors(quantized: QuantizedTensor) -> dict[str, Tensor]:
     for part in parameter_parts(quantized.qtype):
         tensor = _tensor_of(quantized.parameters, part)
         named[part.name] = _kept_values(tensor, part, mask)
-    return named | sides.named_tensors(quantized.sides)
+    return named | {f"{SIDE}{name}": tensor for name, tensor in named_sides(quantized.sides).items()}
 
 
 def from_named(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> QuantizedTensor:
@@ -56,10 +66,16 @@ def from_named(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tenso
     """
     if not shape or min(shape) < 1:
         raise CheckpointError("a quantized tensor is damaged", [Problem("shape", f"{shape} has no elements")])
-    stored = sides.from_named(qtype.sides, shape, tensors)
+    stored, problems = _sides_from(qtype, shape, tensors)
     mask, parts = mask_of(stored), parameter_parts(qtype)
-    known = {CODES, *(part.name for part in parts), *sides.named_tensors(stored)}
-    problems = [Problem(name, "is no part of this format") for name in tensors if name not in known]
+    known = {CODES, *(part.name for part in parts)}
+    problems += [
+        Problem(name, "is no part of this format")
+        for name in tensors
+        if name not in known and not name.startswith(SIDE)
+    ]
+    if mask is None and any(isinstance(side, NMMask | BlockMask) for side in qtype.sides):
+        raise CheckpointError(f"a tensor of the format '{qtype}' is damaged", problems)
     coded = stored_shape(mask, shape)
     problems += _code_problems(qtype.decode, coded, tensors.get(CODES))
     for part in parts:
@@ -68,7 +84,7 @@ def from_named(qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tenso
     if problems:
         raise CheckpointError(f"a tensor of the format '{qtype}' is damaged", problems)
     codes = unpack_codes(tensors[CODES], qtype.decode, coded[-1])
-    if meaningless := _meaningless(codes, qtype.decode):
+    if meaningless := _meaningless(codes, qtype):
         raise CheckpointError(f"a tensor of the format '{qtype}' is damaged", [Problem(CODES, meaningless)])
     whole = {part.name: _whole_grid(tensors[part.name], part, mask, shape) for part in parts}
     codes = codes if mask is None else mask.expand(codes)
@@ -115,6 +131,19 @@ def unpack_codes(packed: Tensor, decode: Decode, length: int) -> Tensor:
     if code_width(decode) <= 8:
         return unpack(packed, code_width(decode), length, has_signed_codes(decode))
     return packed.contiguous().clone().view(code_dtype(decode))
+
+
+def _sides_from(
+    qtype: QType, shape: tuple[int, ...], tensors: Mapping[str, Tensor]
+) -> tuple[StoredSides, list[Problem]]:
+    """Read the side tensors, and list what is wrong with them; damaged ones are None."""
+    named = {name.removeprefix(SIDE): tensor for name, tensor in tensors.items() if name.startswith(SIDE)}
+    try:
+        stored = sides_from_named(qtype.sides, shape, named)
+    except CheckpointError as error:
+        return (), [Problem(f"{SIDE}{one.where}", one.what) for one in error.problems]
+    unknown = sorted(set(named) - set(named_sides(stored)))
+    return stored, [Problem(f"{SIDE}{name}", "is no part of this format") for name in unknown]
 
 
 def _tensor_of(parameters: Parameters, part: StoredPart) -> Tensor:
@@ -186,17 +215,19 @@ def _part_problems(
         yield Problem(part.name, f"has values from {low} to {high}, outside {whole.minimum} to {most}")
 
 
-def _meaningless(codes: Tensor, decode: Decode) -> str:
+def _meaningless(codes: Tensor, qtype: QType) -> str:
     """Say which codes stand for nothing, where not every pattern of bits stands for something."""
+    decode = qtype.decode
     match decode:
         case IntDecode(bits, signed):
             whole = IntDecode(bits, signed)
             least, most = decode.minimum, decode.maximum
             if (least, most) == (whole.minimum, whole.maximum) and bits <= 8:
                 return ""
-        case TableDecode(tables, selector=selector):
-            pairs = len(tables) > 1 and selector is None  # the code after the normal values marks a victim
-            least, most = 0, len(tables[0]) if pairs else max(map(len, tables)) - 1
+        case TableDecode(tables):
+            least, most = 0, max(map(len, tables)) - 1
+            if qtype.layout == "ovp":  # the code after those of normal values marks a victim
+                most = max(most, len(tables[0]))
         case PlanesDecode(count, "-101"):
             known = torch.zeros(2**decode.bits, dtype=torch.bool, device=codes.device)
             known[valid_codes(count, "-101", codes.device)] = True

@@ -28,6 +28,8 @@ from qcc.numerics.qtype_parts import (
 
 CODES = "codes"
 SELECTOR = "selector"
+SIDE = "side."
+"""What the names of side tensors start with."""
 Role = Literal["scale", "offset", "zero", "zero_offset", "selector"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,12 +18,14 @@ from safetensors.torch import save_file
 
 from qcc.errors import CheckpointError
 from qcc.ir.store import FORMAT, WeightStore
+from qcc.numerics.kaxis import KAxisIndex
 from qcc.numerics.named_tensors import from_named, named_tensors
 from qcc.numerics.presets import PRESETS, format_of
 from qcc.numerics.qtype_bits import storage_bits
 from qcc.numerics.qtype_parts import KAxis
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.quantize import dequantize, quantize
+from qcc.numerics.sides import with_side
 from qcc.numerics.stored_parts import packed_bits, parameter_parts
 from qcc.numerics.tensor import QuantizedTensor
 from tests.unit.format_rows import ROWS
@@ -48,6 +51,7 @@ def raw(tensor: torch.Tensor) -> torch.Tensor:
 def assert_same(left: QuantizedTensor, right: QuantizedTensor) -> None:
     assert (left.qtype, left.shape, left.codes.dtype) == (right.qtype, right.shape, right.codes.dtype)
     assert torch.equal(left.codes, right.codes)
+    assert [type(side) for side in left.sides] == [type(side) for side in right.sides]
     ours, theirs = named_tensors(left), named_tensors(right)
     assert list(ours) == list(theirs)
     for name, tensor in ours.items():
@@ -104,6 +108,7 @@ def test_a_file_of_the_first_version_still_loads(tmp_path: Path) -> None:
 
 
 SPQR = "uint3 | (1,16) u3 offset(parent), (16,16) f16 | pre (1,16) u3 offset(parent), (16,16) f16"
+SPARSE = "int4 | (1,16) f16 | sparse(csr, f16, 0.1)"
 BITMOD = PRESETS["bitmod3-g128"]
 TERNARY = "table ternary(-1, 0, 1) | (1,256) f16"
 TRITS = PRESETS["trit2-g128"]
@@ -145,6 +150,13 @@ def _add(name: str) -> Damage:
         ("int4 | (1,16) f16", _add("w#zero"), r"'w', zero: is no part of this format"),
         (TERNARY, _put("w#codes", lambda one: one | 3), r"codes: reach from 0 to 3, outside 0 to 2"),
         (TRITS, _put("w#codes", lambda one: one | 3), r"codes: \d+ stand for no digits"),
+        (SPARSE, _drop("w#side.sparse.values"), r"'w', side.sparse.values: is missing"),
+        (SPARSE, _put("w#side.sparse.columns", lambda one: one[1:]), r"side.sparse.columns: is torch.uint16 of shape"),
+        (SPARSE, _put("w#side.sparse.offsets", lambda one: one + 1), r"side.sparse\(csr.* do not rise from 0"),
+        (SPARSE, _add("w#side.lowrank.up"), r"'w', side.lowrank.up: is no part of this format"),
+        ("int4 | (1,16) f16 | lowrank(3, i8)", _drop("w#side.lowrank.up_scale"), r"side.lowrank.up_scale: is missing"),
+        ("int4 | (1,16) f16 | mask(2:4)", _put("w#side.mask.index", lambda one: one[:2]), r"side.mask.index: is"),
+        ("int4 | (1,16) f16", _add("w#side.sparse.values"), r"'w', side.sparse.values: is no part of this format"),
         ("int4n | (1,16) f16", _put("w#codes", lambda one: one * 0), r"codes: reach from -8 to -8, outside -7 to 7"),
     ],
 )  # fmt: skip
@@ -185,6 +197,22 @@ def test_damaged_metadata_is_refused(listed: Any, tmp_path: Path) -> None:
     text = listed if isinstance(listed, str) else json.dumps(listed)
     save_file({"w#codes": torch.zeros(2, 1, dtype=torch.uint8)}, str(tmp_path / "w.safetensors"), {FORMAT: text})
     with pytest.raises(CheckpointError):
+        WeightStore.load(tmp_path / "w.safetensors")
+
+
+def test_an_order_of_columns_is_stored_where_there_is_one(tmp_path: Path) -> None:
+    plain = made("uint4 | (1,16) f16 | pre u4 | kaxis(perm)", (3, 32))
+    order = torch.randperm(32).to(torch.int32)
+    ordered = replace(plain, sides=with_side(plain.qtype.sides, plain.sides, KAxisIndex(order, None)))
+    WeightStore({"plain": plain, "ordered": ordered}).save(tmp_path / "w.safetensors")
+    again = WeightStore.load(tmp_path / "w.safetensors")
+    assert_same(again.quantized("plain"), plain)
+    assert_same(again.quantized("ordered"), ordered)
+    with safe_open(str(tmp_path / "w.safetensors"), framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    del tensors["ordered#side.kaxis.order"]
+    save_file(tensors, str(tmp_path / "w.safetensors"), metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"'ordered', side.kaxis.order: is missing"):
         WeightStore.load(tmp_path / "w.safetensors")
 
 

@@ -81,7 +81,7 @@ qcc.program @late_scale("x" %x : !qcc.tensor<[s, 4], f32>) -> ["y", "z"] symbols
   %n = qcc.norm rms %x weight %g : !qcc.tensor<[4], f32> {eps = 1.0e-05 : f64} : !qcc.tensor<[s, 4], f32> -> !qcc.tensor<[s, 4], f32>
   %e = qcc.unary exp %n : (!qcc.tensor<[s, 4], f32>) -> !qcc.tensor<[s, 4], f32>
   %s = qcc.reduce max %e {axes = array<i64: 0, 1>, keep = true} : (!qcc.tensor<[s, 4], f32>) -> !qcc.tensor<[1, 1], f32>
-  %q = qcc.quantize %n scales %s : !qcc.tensor<[1, 1], f32> : !qcc.tensor<[s, 4], f32> -> !qcc.tensor<[s, 4], "int8 | tensor f32">
+  %q = qcc.quantize %n parameters %s : !qcc.tensor<[1, 1], f32> : !qcc.tensor<[s, 4], f32> -> !qcc.tensor<[s, 4], "int8 | tensor f32">
   %v = qcc.weight "v" : !qcc.tensor<[4, 4], "int4 | row f16">
   %w = qcc.weight "w" : !qcc.tensor<[4, 4], "int4 | row f16">
   %0 = qcc.contract %q, %v {exactness = #qcc<exactness E1>} : (!qcc.tensor<[s, 4], "int8 | tensor f32">, !qcc.tensor<[4, 4], "int4 | row f16">) -> !qcc.tensor<[s, 4], f32>
