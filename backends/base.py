@@ -26,6 +26,8 @@ class Capabilities:
 
     `decodes` are the kinds of codes that it computes with (integers by default); weights and activations of every
     other kind are refused by name.
+    `epilogues` and `prologues` say which steps it prints inside one kernel, as rules of `qcc.ir.fusion`; without any,
+    every operation but a contraction stays by itself.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Capabilities:
     weight_bits: range
     activation_bits: range
     decodes: tuple[type[IntDecode | FloatDecode | TableDecode | PlanesDecode | SelectDecode], ...] = (IntDecode,)
+    epilogues: tuple[str, ...] = ()
+    prologues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, written_aside, zip_folder
 from qcc.backends.targets import backend_of
 from qcc.calling import flatten_arguments, unflatten_results
+from qcc.coverage import bits_text
 from qcc.errors import CheckpointError, ShapeError
 from qcc.inspection import read_module
 from qcc.ir.binding import bind_symbols
@@ -120,11 +121,6 @@ def coverage_summary(coverage: Coverage) -> str:
     ]
     bits = f", {bits_text(coverage.bits_per_weight)} bits per quantized weight" if coverage.quantized else ""
     return "\n".join([*lines, f"weights {_size(coverage.bytes_before)} -> {_size(coverage.bytes_after)}{bits}"])
-
-
-def bits_text(bits: float) -> str:
-    """Write bits per weight as far as they go, 6 digits at most behind the point."""
-    return f"{bits:.6f}".rstrip("0").rstrip(".")
 
 
 def _size(count: int) -> str:

@@ -11,6 +11,7 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.artifact import Coverage, LayerEntry
 from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of
+from qcc.ir.kernel import kernel_of, origin_of
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
@@ -20,6 +21,11 @@ from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
 from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
 from qcc.numerics.tensor import QuantizedTensor
+
+
+def bits_text(bits: float) -> str:
+    """Write bits per weight as far as they go, 6 digits at most behind the point."""
+    return f"{bits:.6f}".rstrip("0").rstrip(".")
 
 
 def weight_bytes(weight: Weight) -> int:
@@ -116,7 +122,7 @@ def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, tor
 
 def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry:
     kind, source = type_of(op.weight), type_of(op.input)
-    shape = kind.static_shape or ()
+    shape, kernel = kind.static_shape or (), kernel_of(op)
     assert kind.qtype is not None
     return LayerEntry(
         name=_name(op),
@@ -126,6 +132,7 @@ def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mappi
         bits_per_weight=bits_per_weight(kind.qtype, shape),
         bytes=_type_bytes(kind),
         plan="" if op.plan is None else str(op.plan.data.value),
+        why="" if kernel is None or kernel.why is None else kernel.why.data,
         weight_sqnr_db=_sqnr(op.weight, store, originals),
     )
 
@@ -136,7 +143,7 @@ def _name(op: Operation) -> str:
 
 
 def _sqnr(weight: SSAValue, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> float | None:
-    owner = weight.owner
+    owner = origin_of(weight).owner
     if store is None or not isinstance(owner, WeightOp):
         return None
     original = originals.get(owner.key.data.split(":")[0])

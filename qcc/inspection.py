@@ -13,11 +13,11 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from qcc.artifact import PROGRAM, Coverage, read_manifest
-from qcc.compiled import bits_text
-from qcc.coverage import StoredWeight, stored_weights
+from qcc.coverage import StoredWeight, bits_text, stored_weights
 from qcc.errors import CheckpointError
 from qcc.ir.context import QccContext
 from qcc.ir.dims import UNBOUNDED
+from qcc.ir.kernel import YieldOp
 from qcc.ir.program import program_of
 from qcc.ir.types import type_of
 
@@ -91,7 +91,7 @@ def _module(module: ModuleOp) -> Found:
     inputs = {n: str(type_of(a)) for n, a in zip(program.input_names, program.body.block.args, strict=True)}
     values = program.terminator.values
     outputs = {n: str(type_of(v)) for n, v in zip(program.output_names, values, strict=True)}
-    counts = Counter(op.name for op in program.body.block.ops)
+    counts = Counter(op.name for op in program.body.walk() if not isinstance(op, YieldOp))
     lines = [f"input  {n}: {_short(k)}" for n, k in inputs.items()]
     lines += [f"output {n}: {_short(k)}" for n, k in outputs.items()]
     lines += [f"symbol {n}: {text}" for n, text in ranges.items()]

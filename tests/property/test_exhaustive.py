@@ -63,6 +63,19 @@ def test_every_block_takes_the_table_of_least_error(x: Tensor, name: str) -> Non
     assert torch.equal(found, members.gather(0, compute_qparams(x, qtype).selector[None].long())[0])
 
 
+@settings(max_examples=40, deadline=None)
+@given(matrices(128), st.sampled_from(["bitmod3-g128", "bitmod4-g128"]))
+def test_integer_scales_under_a_common_root_cost_a_choice_little(x: Tensor, name: str) -> None:
+    """Tables are chosen under the root that each would have alone; the root of all rounds their scales otherwise.
+
+    The best table alone can so be better, where blocks differ much in magnitude: by less than 5 %.
+    """
+    qtype, columns = format_of(name), x.shape[-1]
+    found = squared_errors(x, coded(x, qtype), columns)
+    members = torch.stack([squared_errors(x, coded(x, member), columns) for member in member_types(qtype)])
+    assert bool((found <= members.amin(0) * 1.05).all())
+
+
 def nearest_by_search(values: Array, table: tuple[float, ...]) -> NDArray[np.intp]:
     """Find the nearest entry of a table, the first of two equally near."""
     return np.abs(values[..., None].astype(np.float64) - np.array(table)).argmin(-1)

@@ -12,6 +12,7 @@ from qcc.errors import ShapeError, UnsupportedOp
 from qcc.interpreter import Interpreter
 from qcc.interpreter.contraction import corrected_sums
 from qcc.ir.context import QccContext
+from qcc.ir.nn import EmbeddingOp
 from qcc.ir.program import StateOp, UpdateStateOp, WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QparamsOp, QuantizeOp
 from qcc.ir.storage import CacheOp, PackOp, UnpackOp
@@ -75,6 +76,18 @@ def test_a_weight_of_any_format_contracts(text: str, value: str | None) -> None:
     assert_product(run(build, x, w=coded), left, dequantize(coded, torch.float64))
     at_once = run(lambda v, w: build(v, QuantizeOp(w, as_weight(text))), x, w=w)
     assert torch.equal(at_once, run(build, x, w=coded))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_oracle_contracts_and_looks_up_in_float64(text: str) -> None:
+    x, coded = torch.randn(3, 300, dtype=torch.float64), quantize(outliers(5, 300), as_weight(text))
+    wanted = dequantize(coded, torch.float64)
+    product, rows = run(
+        lambda v, i, w: [ContractOp(v, w, scalar="f64"), EmbeddingOp(w, i, "f64")],
+        x, torch.tensor([4, 0, 4]), w=coded, dtype="f64",
+    )  # fmt: skip
+    torch.testing.assert_close(product, x @ wanted.T, rtol=1e-12, atol=1e-12 * float(wanted.abs().max()) + 1e-300)
+    assert torch.equal(rows, wanted[[4, 0, 4]])
 
 
 @pytest.mark.parametrize("text", TEXTS)
