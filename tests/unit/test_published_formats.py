@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qcc.errors import ShapeError
 from qcc.numerics.kaxis import (
     expand_columns,
     inverse_permutation,
@@ -19,6 +20,7 @@ from qcc.numerics.kaxis import (
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_bits import bits_per_weight
+from qcc.numerics.qtype_check import is_fixed_point
 from qcc.numerics.qtype_parts import KAxis, LowRank, Slice, Sparse, TableDecode
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.quantize import dequantize, quantize, signal_to_quantization_noise_db
@@ -103,6 +105,36 @@ def test_published_formats_take_hard_inputs(row: Row, shape: tuple[int, ...]) ->
         assert bool(torch.isfinite(decoded).all())
     # Powers of two cannot be zero; digits of -1 and +1 under the smallest stay that small.
     assert float(approximate(torch.zeros(shape), qtype)[0].abs().max()) <= 2.0**-124
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_what_is_not_finite_is_refused_or_shows(row: Row, bad: float) -> None:
+    qtype = parse_qtype(row.text)
+    x = gaussian((8, 256))
+    x[3, 5] = bad
+    if qtype.when == "static":
+        with pytest.raises(ShapeError, match=r"layer: 1 of 2048 values are not finite; .* is at \(3, 5\)"):
+            quantize(x, qtype, where="layer")
+    else:
+        assert not math.isfinite(float(dequantize(quantize(x, qtype))[3, 5]))
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e12, 1e30])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_tiny_and_huge_values_are_scaled_or_refused(row: Row, scale: float) -> None:
+    """A static type whose scales cannot hold the values says so; wide dtypes scale them like any others."""
+    qtype = parse_qtype(row.text)
+    x = gaussian((8, 256)) * scale
+    if qtype.when == "static" and "f16" in row.text and scale > 1:
+        with pytest.raises(ShapeError, match=r"layer[^\n]* overflow f16|f16[^\n]* layer"):
+            quantize(x, qtype, where="layer")
+        return
+    values = dequantize(quantize(x, qtype))
+    if "f16" not in row.text and not is_fixed_point(qtype.levels):
+        assert signal_to_quantization_noise_db(x, values) > row.decibels - 7
+    elif scale < 1:
+        assert bool(torch.isfinite(values).all())
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.name)
