@@ -49,6 +49,12 @@ def _lower_conv() -> type[ModulePass]:
     return LowerConv
 
 
+def _prove_overflow() -> type[ModulePass]:
+    from qcc.passes.prove_overflow import ProveOverflow
+
+    return ProveOverflow
+
+
 def _raise_activation() -> type[ModulePass]:
     from qcc.passes.raise_activation import RaiseActivation
 
@@ -93,6 +99,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "fuse-epilogue": _fuse_epilogue,
     "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
+    "prove-overflow": _prove_overflow,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,
