@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from xdsl.dialects.builtin import ModuleOp
 
+from qcc.ir.plans import PlanCost
 from qcc.ir.store import WeightStore
 
 Tensors = Mapping[str, torch.Tensor]
@@ -24,7 +25,9 @@ class Capabilities:
     """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations.
 
     `epilogues` and `prologues` say which steps it prints inside one kernel, as rules of `qcc.ir.fusion`; without any,
-    every operation but a contraction stays by itself.
+    every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
+    says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
+    what a byte of memory traffic costs in the same terms; without any plan, contractions keep the one they were given.
     """
 
     name: str
@@ -34,6 +37,9 @@ class Capabilities:
     activation_bits: range
     epilogues: tuple[str, ...] = ()
     prologues: tuple[str, ...] = ()
+    accumulator_bits: int = 64
+    costs: tuple[PlanCost, ...] = ()
+    byte_cost: float = 0.0
 
 
 @dataclass(frozen=True)

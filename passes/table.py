@@ -85,6 +85,12 @@ def _raise_rope() -> type[ModulePass]:
     return RaiseRope
 
 
+def _select_plans() -> type[ModulePass]:
+    from qcc.passes.select_plans import SelectPlans
+
+    return SelectPlans
+
+
 def _solve_weights() -> type[ModulePass]:
     from qcc.passes.solve_weights import SolveWeights
 
@@ -105,6 +111,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "raise-linear": _raise_linear,
     "raise-norm": _raise_norm,
     "raise-rope": _raise_rope,
+    "select-plans": _select_plans,
     "solve-weights": _solve_weights,
 }
 """Name on the command line -> loader of the pass."""
