@@ -36,9 +36,11 @@ WIDTHS = (32, 64)
 class KernelOp(QccOperation):
     """Compute a region as one step: prologue, at most one root, and the chain of operations after the root.
 
-    Operand i, weights included, is argument i of the region, whose `qcc.yield` gives the results. `label` is a name
-    for people and for generated code. `accumulator` is the width (32 or 64 bits) that the integer sums of the root
-    are proved to fit; `why` says why the root has its plan. `kernel_parts` reads the structure.
+    `%y = qcc.kernel "up" (%input = %x : type, %weight = %w : type) -> (type) accumulator 32 why "..." { ... }`
+
+    Operand i, weights included, is argument i of the region, whose `qcc.yield` gives the results. `label` is a name for
+    people and for generated code. `accumulator` is the width (32 or 64 bits) that the integer sums of the root are
+    proved to fit; `why` says why the root has its plan. `kernel_parts` reads the structure.
     """
 
     name = "qcc.kernel"
