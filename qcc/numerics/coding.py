@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qcc.numerics import ovp
 from qcc.numerics.blocks import block_grid_rows, rows_to_blocks, spread_blocks
-from qcc.numerics.codebook import code_values, codebook_of
+from qcc.numerics.codebook import code_values, codebook_of, look_up
 from qcc.numerics.levels import chain_product, divide
 from qcc.numerics.minifloat import nan_code, overflow_code, overflow_threshold
 from qcc.numerics.parameters import member_types, plain_decode, protected_integers
@@ -85,8 +85,7 @@ def element_values(codes: Tensor, qtype: QType, dtype: torch.dtype) -> Tensor:
     if isinstance(plain, IntDecode):
         values = codes.to(dtype)
         return values + 0.5 if qtype.grid == "mid_rise" else values
-    table = torch.tensor(code_values(plain, qtype.grid), dtype=dtype, device=codes.device)
-    return table[codes.to(torch.int32)]
+    return look_up(code_values(plain, qtype.grid), codes, dtype)
 
 
 def _spread(qtype: QType, parameters: Parameters, shape: tuple[int, ...], dtype: torch.dtype) -> _Spread:
@@ -177,11 +176,11 @@ def _encode_values(target: Tensor, qtype: QType, plain: PlainDecode, seed: int) 
     book = codebook_of(plain, qtype.grid)
     position = book.nearest(target, qtype.rounding)
     if qtype.rounding == "stochastic":
-        values = torch.tensor((*book.values, book.values[-1]), dtype=target.dtype, device=target.device)
-        low, high = values[position], values[position + 1]
+        values = (*book.values, book.values[-1])
+        low, high = (look_up(values, index, target.dtype) for index in (position, position + 1))
         position = position + (_noise(target, seed) * (high - low) < target - low).int()
         position = position.clamp(max=len(book.values) - 1)
-    codes = torch.tensor(book.codes, dtype=torch.uint8, device=target.device)[position]
+    codes = look_up(book.codes, position, torch.uint8)
     if isinstance(plain, FloatDecode):
         return _with_special_codes(codes, target, qtype, plain)
     return codes
@@ -225,9 +224,11 @@ def _decode_selected(codes: Tensor, qtype: QType, parameters: Parameters, dtype:
 
 
 def _own_codes(codes: Tensor, member: QType) -> Tensor:
-    """Bring the codes of other members into the range of a table, where they are not used."""
-    plain = member.decode
-    return codes.clamp(max=len(plain.tables[0]) - 1) if isinstance(plain, TableDecode) else codes
+    """Bring the codes of other members into the range of a member's values, where they are not used."""
+    plain = plain_decode(member)
+    if isinstance(plain, IntDecode) or _has_free_planes(plain):
+        return codes
+    return codes.clamp(0, len(code_values(plain, member.grid)) - 1)
 
 
 def _choice(qtype: QType, parameters: Parameters, shape: tuple[int, ...]) -> Tensor:
