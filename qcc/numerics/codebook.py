@@ -46,6 +46,12 @@ class Codebook:
         """Give the largest magnitude."""
         return max(-self.values[0], self.values[-1])
 
+    @cached_property
+    def spacing(self) -> float | None:
+        """Give the distance between neighbours if it is the same everywhere."""
+        gaps = {high - low for low, high in itertools.pairwise(self.values)}
+        return gaps.pop() if len(gaps) == 1 else None
+
     def boundaries(self, rounding: Rounding, dtype: torch.dtype) -> Tensor:
         """Give for every value but the first the smallest number of `dtype` that is rounded to it or above."""
         return torch.tensor(_boundaries(self, rounding, dtype), dtype=dtype)
@@ -64,6 +70,13 @@ class Codebook:
     def nearest_values(self, values: Tensor, rounding: Rounding) -> Tensor:
         """Give the value each number is rounded to, in its dtype; NaN goes to zero."""
         return look_up(self.values, self.nearest(values, rounding), values.dtype)
+
+    def near_values(self, values: Tensor) -> Tensor:
+        """Give a value nearest to each number, in its dtype: of two as near, either. NaN may stay NaN."""
+        if self.spacing is None:
+            return self.nearest_values(values, "rne")
+        places = (values - self.values[0]).div_(self.spacing).round_().clamp_(0, len(self.values) - 1)
+        return places.mul_(self.spacing).add_(self.values[0])
 
     @cached_property
     def position_of_zero(self) -> int:

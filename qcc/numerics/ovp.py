@@ -42,6 +42,20 @@ def encode_pairs(values: Tensor, decode: TableDecode) -> Tensor:
     return torch.stack((left, right), -1).flatten(-2)[..., : values.shape[-1]].to(torch.uint8)
 
 
+def pair_errors(values: Tensor, decode: TableDecode) -> Tensor:
+    """Give the squared error of every pair of `values` [..., K] under the codes it takes: [..., ceil(K / 2)]."""
+    normal, outlier = (codebook(table) for table in decode.tables)
+    pairs = functional.pad(values, (0, values.shape[-1] % 2)).unflatten(-1, (-1, 2)).movedim(-1, 0).contiguous()
+    plain = normal.near_values(pairs).sub_(pairs).square_()
+    lifted = outlier.near_values(pairs).sub_(pairs).square_()
+    lost = pairs.square_()
+    if values.shape[-1] % 2:
+        plain[1, ..., -1] = 0
+        lifted[..., -1] = torch.inf
+    with_outlier = torch.minimum(lifted[0] + lost[1], lost[0] + lifted[1])
+    return torch.minimum(plain[0] + plain[1], with_outlier)
+
+
 def decode_pairs(codes: Tensor, decode: TableDecode, dtype: torch.dtype) -> Tensor:
     """Give the values of codes [..., K] before any scale."""
     normal, outlier = decode.tables

@@ -15,13 +15,14 @@ from qcc.errors import Problem, ShapeError
 from qcc.numerics.blocks import block_grid_rows
 from qcc.numerics.coding import decode, encode
 from qcc.numerics.levels import Chain, round_level
-from qcc.numerics.parameters import parameters_of, statistics_of, working
+from qcc.numerics.parameters import parameters_of, statistics_of
+from qcc.numerics.parts import Parts, is_cut, part_indices, working
 from qcc.numerics.planes import solve_planes
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import PlanesDecode, SelectDecode, TableDecode, block_grid
 from qcc.numerics.search import searched_parameters, selected_parameters
-from qcc.numerics.slices import is_cut, row_slices, slice_parameters
+from qcc.numerics.slices import row_slices, slice_parameters
 from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype, parameter_problems, stored_dtype
 
 
@@ -52,7 +53,7 @@ def compute_qparams(x: Tensor, qtype: QType, where: str = "", *, roots: tuple[Te
         raise ShapeError(f"{where or 'a tensor'} of shape {tuple(x.shape)} has {what} to quantize")
     if qtype.when == "static":
         check_finite(x, where)
-    parameters = _parameters(working(x), qtype, roots)
+    parameters = _parameters(x, qtype, roots)
     if qtype.when == "static":
         _check_parameters(parameters, qtype, where)
     return parameters
@@ -88,9 +89,9 @@ def quantize(
     if found:
         raise ShapeError(f"{where or 'a tensor'} of shape {shape} does not fit {qtype}", found)
     codes = torch.empty(shape, dtype=code_dtype(qtype.decode), device=x.device)
-    for index, rows in enumerate(row_slices(qtype, shape)):
-        own = slice_parameters(parameters, qtype, shape, rows)
-        codes[rows] = encode(working(x[rows]), qtype, own, seed + index)
+    for count, index in enumerate(row_slices(qtype, shape)):
+        own = slice_parameters(parameters, qtype, shape, index)
+        codes[index] = encode(working(x[index]), qtype, own, seed + count)
     return QuantizedTensor(qtype, shape, codes, parameters)
 
 
@@ -104,9 +105,9 @@ def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -
     qtype, shape = quantized.qtype, quantized.shape
     real = torch.float64 if dtype == torch.float64 else torch.float32
     values = torch.empty(shape, dtype=dtype, device=quantized.codes.device)
-    for rows in row_slices(qtype, shape):
-        own = slice_parameters(quantized.parameters, qtype, shape, rows)
-        values[rows] = decode(quantized.codes[rows], qtype, own, real)
+    for index in row_slices(qtype, shape):
+        own = slice_parameters(quantized.parameters, qtype, shape, index)
+        values[index] = decode(quantized.codes[index], qtype, own, real)
     return values
 
 
@@ -144,11 +145,17 @@ def check_finite(x: Tensor, where: str) -> None:
     Raises:
         ShapeError: naming the tensor and the first offender.
     """
-    bad = ~torch.isfinite(x)
-    if not bool(bad.any()):
+    indices = tuple(part_indices(tuple(x.shape)))
+    if bool(torch.stack([torch.isfinite(x[index]).all() for index in indices]).all()):
         return
-    first = tuple(int(index) for index in bad.nonzero()[0])
-    what = f"{int(bad.sum())} of {x.numel()} values are not finite; the first, {x[first].item()}, is at {first}"
+    count, first = 0, (0,) * x.dim()
+    for index in indices:
+        bad = (~torch.isfinite(x[index])).nonzero()
+        if count == 0 and len(bad):
+            start = (*(along.start or 0 for along in index), *(0,) * (x.dim() - len(index)))
+            first = tuple(int(at) + begin for at, begin in zip(bad[0], start, strict=True))
+        count += len(bad)
+    what = f"{count} of {x.numel()} values are not finite; the first, {x[first].item()}, is at {first}"
     raise ShapeError(
         "cannot quantize a tensor that is not finite",
         [Problem(where or f"a tensor of shape {tuple(x.shape)}", what)],
@@ -162,7 +169,7 @@ def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameter
         return selected_parameters(x, qtype, roots)
     if isinstance(decode, PlanesDecode) and decode.coefficients == "free":
         return _plane_parameters(x, qtype, decode)
-    statistics = statistics_of(x, qtype, roots)
+    statistics = statistics_of(Parts(x, tuple(row_slices(qtype, tuple(x.shape)))), qtype, roots)
     if any(level.statistic == "mse" for level in qtype.levels):
         return searched_parameters(x, qtype, statistics)
     return parameters_of(statistics, qtype, tuple(x.shape))
@@ -172,10 +179,10 @@ def _plane_parameters(x: Tensor, qtype: QType, decode: PlanesDecode) -> Paramete
     leaf, grid = qtype.levels[0], block_grid(qtype.levels[0].block, tuple(x.shape))
     coefficients: list[Tensor] = []
     offsets: list[Tensor] = []
-    whole = slice(0, x.shape[0])
+    whole = (slice(None),)
     parts = [whole] if is_cut(leaf.block, tuple(x.shape)) else row_slices(qtype, tuple(x.shape))
     for part in parts:
-        rows, valid, _ = block_grid_rows(x[part], leaf.block)
+        rows, valid, _ = block_grid_rows(working(x[part]), leaf.block)
         solution = solve_planes(rows, valid, decode.count, decode.digits, offset=qtype.zero is not None)
         coefficients.append(solution.coefficients)
         if solution.offset is not None:
