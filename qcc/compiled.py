@@ -118,8 +118,13 @@ def coverage_summary(coverage: Coverage) -> str:
     lines += [
         f"  left in float: {layer.name} ({layer.left_in_float})" for layer in coverage.layers if layer.left_in_float
     ]
-    bits = f", {coverage.bits_per_weight:.3f} bits per quantized weight" if coverage.quantized else ""
+    bits = f", {bits_text(coverage.bits_per_weight)} bits per quantized weight" if coverage.quantized else ""
     return "\n".join([*lines, f"weights {_size(coverage.bytes_before)} -> {_size(coverage.bytes_after)}{bits}"])
+
+
+def bits_text(bits: float) -> str:
+    """Write bits per weight as far as they go, 6 digits at most behind the point."""
+    return f"{bits:.6f}".rstrip("0").rstrip(".")
 
 
 def _size(count: int) -> str:
@@ -145,7 +150,7 @@ def layer_table(coverage: Coverage) -> Table:
             "x".join(map(str, layer.shape)),
             layer.weights,
             layer.activations,
-            f"{layer.bits_per_weight:.3f}",
+            bits_text(layer.bits_per_weight),
             f"{layer.bytes:,}",
             "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f}",
             f"{macs:,}",
