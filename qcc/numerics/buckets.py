@@ -39,8 +39,8 @@ def bucket_table(edges: tuple[float, ...], position_of_nan: int, device: torch.d
     """Tabulate ascending float32 boundaries; None where two of them share a bucket, or one is infinite."""
     if not all(map(math.isfinite, edges)):
         return None
-    ordered = torch.tensor(edges, dtype=torch.float32)
-    top = torch.arange(-_BUCKETS // 2, _BUCKETS // 2, dtype=torch.int32) << 16
+    ordered = torch.tensor(edges, dtype=torch.float32, device="cpu")
+    top = torch.arange(-_BUCKETS // 2, _BUCKETS // 2, dtype=torch.int32, device="cpu") << 16
     ends = (top.view(torch.float32), (top | 0xFFFF).view(torch.float32))
     least, greatest = torch.minimum(*ends), torch.maximum(*ends)
     below = torch.searchsorted(ordered, least, right=True, out_int32=True)
@@ -48,7 +48,7 @@ def bucket_table(edges: tuple[float, ...], position_of_nan: int, device: torch.d
     count[torch.isnan(least)] = 0
     if bool((count > 1).any()):
         return None
-    following = torch.cat((ordered, torch.tensor([math.nan])))[below]
+    following = torch.cat((ordered, ordered.new_tensor([math.nan])))[below]
     inside = torch.where(count == 1, following, math.nan)
     below[torch.isnan(least)] = position_of_nan
     return BucketTable(below.to(device), inside.to(device))

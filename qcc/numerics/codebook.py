@@ -54,7 +54,7 @@ class Codebook:
 
     def boundaries(self, rounding: Rounding, dtype: torch.dtype) -> Tensor:
         """Give for every value but the first the smallest number of `dtype` that is rounded to it or above."""
-        return torch.tensor(_boundaries(self, rounding, dtype), dtype=dtype)
+        return torch.tensor(_boundaries(self, rounding, dtype), dtype=dtype, device="cpu")
 
     def nearest(self, values: Tensor, rounding: Rounding) -> Tensor:
         """Give the position in `values` of the value each number is rounded to, int32; NaN goes to zero."""
@@ -170,14 +170,14 @@ def _boundaries(book: Codebook, rounding: Rounding, dtype: torch.dtype) -> tuple
 
 
 def _first_at_least(value: float, dtype: torch.dtype) -> float:
-    rounded = torch.tensor(value, dtype=torch.float64).to(dtype)
+    rounded = torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype)
     return float(rounded) if float(rounded) >= value else _next(rounded)
 
 
 def _first_above(value: float, dtype: torch.dtype) -> float:
-    rounded = torch.tensor(value, dtype=torch.float64).to(dtype)
+    rounded = torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype)
     return float(rounded) if float(rounded) > value else _next(rounded)
 
 
 def _next(value: Tensor) -> float:
-    return float(torch.nextafter(value, torch.tensor(math.inf, dtype=value.dtype)))
+    return float(torch.nextafter(value, value.new_tensor(math.inf)))

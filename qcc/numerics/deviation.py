@@ -31,7 +31,7 @@ def squared_error(x: Tensor, qtype: QType, parameters: Parameters, block: Block)
     def measure(part: Tensor, index: Index) -> Tensor:
         return measured(part, qtype, slice_parameters(parameters, qtype, shape, index), block)
 
-    found = Parts(x, tuple(row_slices(qtype, shape))).reduce(block, measure, torch.add)
+    found = Parts(x, tuple(row_slices(qtype, shape, block))).reduce(block, measure, torch.add)
     return torch.nan_to_num(found, nan=math.inf)
 
 

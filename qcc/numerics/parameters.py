@@ -42,8 +42,10 @@ class Statistics:
     high: Tensor | None = None
     roots: tuple[Tensor, ...] = ()
 
-    def shrunk(self, factor: Tensor | float) -> Statistics:
-        """Give the statistics with all ranges multiplied by a factor, one for all or one a leaf block."""
+    def shrunk(self, factor: Tensor | float | None) -> Statistics:
+        """Give the statistics with all ranges multiplied by a factor, one for all or one a leaf block, if any."""
+        if factor is None:
+            return self
         return Statistics(
             None if self.magnitude is None else self.magnitude * factor,
             None if self.low is None else self.low * factor,

@@ -30,7 +30,7 @@ from qcc.numerics.qtype_parts import (
     Slice,
     TableDecode,
 )
-from qcc.numerics.search import searched_parameters, selected_parameters
+from qcc.numerics.search import searched_factors, selected_parameters
 from qcc.numerics.sides import StoredSides, join_sides, split_sides, with_side
 from qcc.numerics.slices import row_slices, slice_parameters
 from qcc.numerics.slicing import slice_codes
@@ -207,9 +207,7 @@ def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameter
     if isinstance(decode, PlanesDecode) and decode.coefficients == "free":
         return _plane_parameters(x, qtype, decode)
     statistics = statistics_of(Parts(x, tuple(row_slices(qtype, tuple(x.shape)))), qtype, roots)
-    if any(level.statistic == "mse" for level in qtype.levels):
-        return searched_parameters(x, qtype, statistics)
-    return parameters_of(statistics, qtype, tuple(x.shape))
+    return parameters_of(statistics.shrunk(searched_factors(x, qtype, statistics)), qtype, tuple(x.shape))
 
 
 def _plane_parameters(x: Tensor, qtype: QType, decode: PlanesDecode) -> Parameters:

@@ -11,6 +11,7 @@ from torch import Tensor
 from qcc.errors import Problem, RecipeError
 from qcc.numerics.blocks import parent_block, spread_blocks
 from qcc.numerics.deviation import squared_error
+from qcc.numerics.levels import Chain
 from qcc.numerics.parameters import (
     Reach,
     Statistics,
@@ -36,13 +37,16 @@ _EXPONENT_FACTORS = (1.0, 2.0, 0.5)
 _PAIR_FACTORS = tuple(0.93**step for step in range(60))
 
 
-def searched_parameters(x: Tensor, qtype: QType, statistics: Statistics) -> Parameters:
-    """Shrink the range of every block of the level that asks for `mse` to the one of least squared error.
+def searched_factors(x: Tensor, qtype: QType, statistics: Statistics) -> Tensor | None:
+    """Find by how much to shrink the range of every leaf block; None where no level asks for `mse`.
 
-    Ties go to the wider range. The other levels follow from the shrunk ranges as usual.
+    All leaves below a block of the level that asks shrink alike, to the least squared error of that block; ties
+    go to the wider range. The other levels follow from the shrunk ranges as usual.
     """
     shape = tuple(x.shape)
-    level = next(level for level in qtype.levels if level.statistic == "mse")
+    level = next((level for level in qtype.levels if level.statistic == "mse"), None)
+    if level is None:
+        return None
     # Parts that share no parameter are searched one by one, which keeps what a search works on small.
     indices = [(slice(None),)] if cuts_parameters(qtype, shape) else row_slices(qtype, shape)
 
@@ -51,7 +55,7 @@ def searched_parameters(x: Tensor, qtype: QType, statistics: Statistics) -> Para
 
     found = Parts(x, tuple(indices), lambda part, _: part).reduce(level.block, search, torch.maximum)
     block = parent_block(qtype.levels[0].block, level.block, shape)
-    return parameters_of(statistics.shrunk(spread_blocks(found, block, leaf_grid(qtype, shape))), qtype, shape)
+    return spread_blocks(found, block, leaf_grid(qtype, shape))
 
 
 def _best_factors(x: Tensor, qtype: QType, statistics: Statistics, level: Level) -> Tensor:
@@ -84,28 +88,28 @@ def selected_parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> P
     assert kind.selector is not None
     members = member_types(qtype)
     statistics = statistics_of(_parts(x, qtype), qtype, roots)
+    factors = [searched_factors(x, member, statistics) for member in members]
     if isinstance(kind, TableDecode):
-        errors = [
-            squared_error(x, member, _own_parameters(x, member, roots), kind.selector.block) for member in members
-        ]
+        own = (statistics.shrunk(factor) for factor in factors)
+        pairs = ((member, parameters_of(ranges, member, shape)) for member, ranges in zip(members, own, strict=True))
+        errors = [squared_error(x, *pair, kind.selector.block) for pair in pairs]
         choice = torch.stack(errors).argmin(0)
     else:
         choice = _by_shares(_parts(x, qtype), kind)
-    block = parent_block(qtype.levels[0].block, kind.selector.block, shape)
-    spread = spread_blocks(choice, block, leaf_grid(qtype, shape))
+    selector = choice.to(torch.uint8)
+    if not qtype.levels:
+        return Parameters(Chain((), ()), selector=selector)
+    leaves = leaf_grid(qtype, shape)
+    spread = spread_blocks(choice, parent_block(qtype.levels[0].block, kind.selector.block, shape), leaves)
+    searched = [factor.expand(leaves) for factor in factors if factor is not None]
+    if searched:
+        statistics = statistics.shrunk(torch.stack(searched).gather(0, spread.expand(leaves)[None])[0])
     chosen = parameters_of(statistics, members[0], shape, _reach_of_choice(members, spread))
-    return replace(chosen, selector=choice.to(torch.uint8))
+    return replace(chosen, selector=selector)
 
 
 def _parts(x: Tensor, qtype: QType) -> Parts:
     return Parts(x, tuple(row_slices(qtype, tuple(x.shape))))
-
-
-def _own_parameters(x: Tensor, member: QType, roots: tuple[Tensor, ...]) -> Parameters:
-    statistics = statistics_of(_parts(x, member), member, roots)
-    if any(level.statistic == "mse" for level in member.levels):
-        return searched_parameters(x, member, statistics)
-    return parameters_of(statistics, member, tuple(x.shape))
 
 
 def _reach_of_choice(members: tuple[QType, ...], choice: Tensor) -> Reach:
@@ -132,10 +136,10 @@ def _by_shares(parts: Parts, kind: SelectDecode) -> Tensor:
         )
     peaks = peak(parts, kind.selector.block)
     order = sorted(range(len(kind.options)), key=lambda index: kind.options[index].bits)
-    shares = torch.tensor([kind.fractions[index] for index in order], dtype=torch.float64).cumsum(0)
-    ends = (shares * peaks.numel()).round().long()
+    shares = torch.tensor([kind.fractions[index] for index in order], dtype=torch.float64, device=peaks.device)
+    ends = (shares.cumsum(0) * peaks.numel()).round().long()
     ranks = torch.empty(peaks.numel(), dtype=torch.int64, device=peaks.device)
     ranked = peaks.flatten().argsort(stable=True)
     ranks[ranked] = torch.arange(peaks.numel(), device=peaks.device)
-    place = torch.bucketize(ranks, ends[:-1].to(peaks.device), right=True)
+    place = torch.bucketize(ranks, ends[:-1], right=True)
     return torch.tensor(order, device=peaks.device)[place].reshape(peaks.shape)

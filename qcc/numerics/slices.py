@@ -14,9 +14,9 @@ from qcc.numerics.qtype_parts import Block, Level, SelectDecode, TableDecode
 from qcc.numerics.tensor import Parameters, zero_levels
 
 
-def row_slices(qtype: QType, shape: tuple[int, ...]) -> Iterator[Index]:
-    """Give the indices of parts that hold whole blocks of every level; blocks that span the cut axis are cut."""
-    return part_indices(shape, tuple(_blocks(qtype)), 2 if qtype.layout == "ovp" else 1)
+def row_slices(qtype: QType, shape: tuple[int, ...], *others: Block) -> Iterator[Index]:
+    """Give the indices of parts that hold whole blocks, of every level and any others; those across parts are cut."""
+    return part_indices(shape, (*_blocks(qtype), *others), 2 if qtype.layout == "ovp" else 1)
 
 
 def cuts_parameters(qtype: QType, shape: tuple[int, ...]) -> bool:
