@@ -43,6 +43,15 @@ def reduce_blocks(
     return reduce(values.reshape(pairs), inner) if inner else values
 
 
+def block_sizes(block: Block, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Count the elements of every block, int64; gives the grid of blocks."""
+    sizes = torch.ones((), dtype=torch.int64, device=device)
+    for extent, size in zip(block_extents(block, shape), shape, strict=True):
+        starts = torch.arange(0, size, extent, device=device)
+        sizes = sizes[..., None] * (size - starts).clamp(max=extent)
+    return sizes
+
+
 def spread_blocks(grid: Tensor, block: Block, shape: tuple[int, ...]) -> Tensor:
     """Repeat one value a block over its elements; gives a tensor that broadcasts against `shape`."""
     for axis, (extent, size) in enumerate(zip(block_extents(block, shape), shape, strict=True)):

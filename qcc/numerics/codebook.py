@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
+from qcc.numerics.buckets import bucket_table
 from qcc.numerics.minifloat import float_values
 from qcc.numerics.qtype_parts import (
     DIGIT_STATES,
@@ -45,22 +46,57 @@ class Codebook:
         """Give the largest magnitude."""
         return max(-self.values[0], self.values[-1])
 
+    @cached_property
+    def spacing(self) -> float | None:
+        """Give the distance between neighbours if it is the same everywhere."""
+        gaps = {high - low for low, high in itertools.pairwise(self.values)}
+        return gaps.pop() if len(gaps) == 1 else None
+
     def boundaries(self, rounding: Rounding, dtype: torch.dtype) -> Tensor:
         """Give for every value but the first the smallest number of `dtype` that is rounded to it or above."""
-        return torch.tensor(_boundaries(self, rounding, dtype), dtype=dtype)
+        return torch.tensor(_boundaries(self, rounding, dtype), dtype=dtype, device="cpu")
 
     def nearest(self, values: Tensor, rounding: Rounding) -> Tensor:
         """Give the position in `values` of the value each number is rounded to, int32; NaN goes to zero."""
-        edges = self.boundaries(rounding, values.dtype).to(values.device)
-        found = torch.bucketize(values, edges, right=True, out_int32=True)
+        edges = _boundaries(self, rounding, values.dtype)
+        if values.dtype == torch.float32:
+            table = bucket_table(edges, self.position_of_zero, values.device)
+            if table is not None:
+                return table.positions(values)
+        ordered = look_up_table(edges, values.dtype, values.device)
+        found = torch.bucketize(values.contiguous(), ordered, right=True, out_int32=True)
         return torch.where(torch.isnan(values), self.position_of_zero, found)
 
-    @property
+    def nearest_values(self, values: Tensor, rounding: Rounding) -> Tensor:
+        """Give the value each number is rounded to, in its dtype; NaN goes to zero."""
+        return look_up(self.values, self.nearest(values, rounding), values.dtype)
+
+    def near_values(self, values: Tensor) -> Tensor:
+        """Give a value nearest to each number, in its dtype: of two as near, either. NaN may stay NaN."""
+        if self.spacing is None:
+            return self.nearest_values(values, "rne")
+        places = (values - self.values[0]).div_(self.spacing).round_().clamp_(0, len(self.values) - 1)
+        return places.mul_(self.spacing).add_(self.values[0])
+
+    @cached_property
     def position_of_zero(self) -> int:
         """Give the position of the value nearest to zero."""
         return min(range(len(self.values)), key=lambda index: abs(self.values[index]))
 
 
+@lru_cache(maxsize=256)
+def look_up_table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give values as a tensor, which is kept: never write to it."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def look_up(values: tuple[float, ...], index: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give the value at every index (an integer tensor), in `dtype`."""
+    table = look_up_table(values, dtype, index.device)
+    return table.index_select(0, index.to(torch.int32).flatten()).reshape(index.shape)
+
+
+@lru_cache(maxsize=256)
 def code_values(decode: PlainDecode, grid: Grid = "mid_tread") -> tuple[float, ...]:
     """Give the value of every unsigned code, NaN for codes without one.
 
@@ -134,14 +170,14 @@ def _boundaries(book: Codebook, rounding: Rounding, dtype: torch.dtype) -> tuple
 
 
 def _first_at_least(value: float, dtype: torch.dtype) -> float:
-    rounded = torch.tensor(value, dtype=torch.float64).to(dtype)
+    rounded = torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype)
     return float(rounded) if float(rounded) >= value else _next(rounded)
 
 
 def _first_above(value: float, dtype: torch.dtype) -> float:
-    rounded = torch.tensor(value, dtype=torch.float64).to(dtype)
+    rounded = torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype)
     return float(rounded) if float(rounded) > value else _next(rounded)
 
 
 def _next(value: Tensor) -> float:
-    return float(torch.nextafter(value, torch.tensor(math.inf, dtype=value.dtype)))
+    return float(torch.nextafter(value, value.new_tensor(math.inf)))

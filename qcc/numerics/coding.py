@@ -5,30 +5,46 @@ Everything here is elementwise but for pairs of the outlier-victim layout, so a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from qcc.numerics.blocks import block_grid_rows, rows_to_blocks, spread_blocks
-from qcc.numerics.codebook import code_values, codebook_of
-from qcc.numerics.levels import chain_product, divide
+from qcc.numerics.codebook import code_values, codebook_of, look_up
+from qcc.numerics.levels import chain_product
 from qcc.numerics.minifloat import nan_code, overflow_code, overflow_threshold
 from qcc.numerics.ovp import decode_pairs, encode_pairs
 from qcc.numerics.parameters import member_types, plain_decode, protected_integers
 from qcc.numerics.planes import assign_planes, plane_values
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlainDecode, PlanesDecode, SelectDecode, TableDecode
+from qcc.numerics.qtype_parts import Block, FloatDecode, IntDecode, PlainDecode, PlanesDecode, SelectDecode, TableDecode
 from qcc.numerics.tensor import Parameters, code_dtype, zero_levels
 
 
 @dataclass(frozen=True, eq=False)
-class _Spread:
-    """The parameters of a slice, spread to broadcast against its elements."""
+class Spread:
+    """The parameters of a slice: one scale a leaf block, zero point and root ready to broadcast against elements."""
 
-    scale: Tensor | None
-    zero: Tensor | None
-    root: Tensor | None
+    leaf_scale: Tensor | None
+    block: Block
+    shape: tuple[int, ...]
+    zero: Tensor | None = None
+    root: Tensor | None = None
+
+    @property
+    def scale(self) -> Tensor:
+        """Give the scale of every element."""
+        assert self.leaf_scale is not None
+        return spread_blocks(self.leaf_scale, self.block, self.shape)
+
+    @property
+    def divisor(self) -> Tensor:
+        """Give the scale of every element, infinite in place of zero, so that quotients are zero there."""
+        assert self.leaf_scale is not None
+        divisor = torch.where(self.leaf_scale == 0, math.inf, self.leaf_scale)
+        return spread_blocks(divisor, self.block, self.shape)
 
 
 def encode(x: Tensor, qtype: QType, parameters: Parameters, seed: int = 0) -> Tensor:
@@ -41,13 +57,13 @@ def encode(x: Tensor, qtype: QType, parameters: Parameters, seed: int = 0) -> Te
     decode = plain_decode(qtype)
     if _has_free_planes(decode):
         return _encode_planes(x, qtype, parameters)
-    spread = _spread(qtype, parameters, tuple(x.shape), x.dtype)
+    spread = spread_parameters(qtype, parameters, tuple(x.shape), x.dtype)
     if qtype.layout == "ovp":
         assert isinstance(decode, TableDecode)
         return encode_pairs(_steps(x, spread), decode)
     if isinstance(decode, IntDecode):
         return _encode_integers(x, qtype, spread, parameters, seed).to(code_dtype(decode))
-    return _encode_values(_target(x, qtype, spread), qtype, decode, seed)
+    return _encode_values(target_of(x, qtype, spread), qtype, decode, spread, seed)
 
 
 def decode(codes: Tensor, qtype: QType, parameters: Parameters, dtype: torch.dtype) -> Tensor:
@@ -59,8 +75,8 @@ def decode(codes: Tensor, qtype: QType, parameters: Parameters, dtype: torch.dty
     if _has_free_planes(plain):
         return _decode_planes(codes, qtype, parameters, dtype)
     elements = element_values(codes, qtype, dtype)
-    spread = _spread(qtype, parameters, shape, dtype)
-    if spread.scale is None:
+    spread = spread_parameters(qtype, parameters, shape, dtype)
+    if spread.leaf_scale is None:
         return elements
     if spread.zero is None or qtype.zero is None:
         return spread.scale * elements
@@ -85,67 +101,61 @@ def element_values(codes: Tensor, qtype: QType, dtype: torch.dtype) -> Tensor:
     if isinstance(plain, IntDecode):
         values = codes.to(dtype)
         return values + 0.5 if qtype.grid == "mid_rise" else values
-    table = torch.tensor(code_values(plain, qtype.grid), dtype=dtype, device=codes.device)
-    return table[codes.to(torch.int32)]
+    return look_up(code_values(plain, qtype.grid), codes, dtype)
 
 
-def _spread(qtype: QType, parameters: Parameters, shape: tuple[int, ...], dtype: torch.dtype) -> _Spread:
+def spread_parameters(qtype: QType, parameters: Parameters, shape: tuple[int, ...], dtype: torch.dtype) -> Spread:
+    """Multiply the levels of a slice, and spread what is added to or multiplied with its elements."""
     if not qtype.levels:
-        return _Spread(None, None, None)
+        return Spread(None, (), shape)
     leaf = qtype.levels[0].block
     zero = root = None
     if parameters.zero is not None:
         zero = spread_blocks(chain_product(parameters.zero, zero_levels(qtype), shape, dtype), leaf, shape)
     if qtype.levels[-1].protective is not None:
-        scale = parameters.scales.values[0].to(dtype)
         root = spread_blocks(parameters.scales.values[-1].to(dtype), qtype.levels[-1].block, shape)
-        if qtype.zero is None or qtype.zero.kind != "scaled":
-            scale = chain_product(parameters.scales, qtype.levels, shape, dtype)
+    if qtype.zero is not None and qtype.zero.kind == "scaled":
+        scale = parameters.scales.values[0].to(dtype)
     else:
         scale = chain_product(parameters.scales, qtype.levels, shape, dtype)
-    return _Spread(spread_blocks(scale, leaf, shape), zero, root)
+    return Spread(scale, leaf, shape, zero, root)
 
 
-def _encode_integers(x: Tensor, qtype: QType, spread: _Spread, parameters: Parameters, seed: int) -> Tensor:
+def _encode_integers(x: Tensor, qtype: QType, spread: Spread, parameters: Parameters, seed: int) -> Tensor:
     root = qtype.levels[-1] if qtype.levels else None
     if root is not None and root.protective is not None:
         # Codes are computed from the protected integers by the leaf's own scale, as a two-stage kernel does.
-        leaf = spread_blocks(parameters.scales.values[0].to(x.dtype), qtype.levels[0].block, tuple(x.shape))
-        x, spread = protected_integers(x, parameters.scales.values[-1], root), replace(spread, scale=leaf)
+        leaf = parameters.scales.values[0].to(x.dtype)
+        x, spread = protected_integers(x, parameters.scales.values[-1], root), replace(spread, leaf_scale=leaf)
     if qtype.grid == "mid_rise":
         return _limited(torch.nan_to_num(_steps(x, spread), nan=0.0).floor(), qtype)
     if qtype.zero is not None and qtype.zero.kind in ("pre", "scaled"):
         assert spread.zero is not None
         # A stored scaled zero is -leaf·zero with an integer zero, so this division is exact.
-        zero = spread.zero if qtype.zero.kind == "pre" else divide(-spread.zero, _scale(spread))
+        zero = spread.zero if qtype.zero.kind == "pre" else -spread.zero / spread.divisor
         if qtype.zero.kind == "scaled" or qtype.zero.dtype.startswith(("i", "u")):
-            return _limited(_to_integers(_steps(x, spread), qtype, seed) + zero, qtype)
-    return _limited(_to_integers(_target(x, qtype, spread), qtype, seed), qtype)
+            return _limited(rounded_integers(_steps(x, spread), qtype, seed) + zero, qtype)
+    return _limited(rounded_integers(target_of(x, qtype, spread), qtype, seed), qtype)
 
 
-def _target(x: Tensor, qtype: QType, spread: _Spread) -> Tensor:
-    """Give what the decoded codes should be near."""
+def target_of(x: Tensor, qtype: QType, spread: Spread) -> Tensor:
+    """Give what the elements that codes stand for should be near."""
     if spread.zero is None or qtype.zero is None:
         return _steps(x, spread)
     match qtype.zero.kind:
         case "post":
-            return divide(x - spread.zero, _scale(spread))
+            return (x - spread.zero) / spread.divisor
         case "min":
-            return divide(x + spread.zero, _scale(spread))
+            return (x + spread.zero) / spread.divisor
         case _:
             return _steps(x, spread) + spread.zero
 
 
-def _scale(spread: _Spread) -> Tensor:
-    assert spread.scale is not None
-    return spread.scale
+def _steps(x: Tensor, spread: Spread) -> Tensor:
+    return x if spread.leaf_scale is None else x / spread.divisor
 
 
-def _steps(x: Tensor, spread: _Spread) -> Tensor:
-    return x if spread.scale is None else divide(x, spread.scale)
-
-
-def _to_integers(steps: Tensor, qtype: QType, seed: int) -> Tensor:
+def rounded_integers(steps: Tensor, qtype: QType, seed: int) -> Tensor:
     """Round by the rule of the type; ties are decided on the exact remainder."""
     steps = torch.nan_to_num(steps, nan=0.0)
     match qtype.rounding:
@@ -173,25 +183,28 @@ def _limited(integers: Tensor, qtype: QType) -> Tensor:
     return (integers - plain.minimum).remainder(states) + plain.minimum
 
 
-def _encode_values(target: Tensor, qtype: QType, plain: PlainDecode, seed: int) -> Tensor:
+def _encode_values(target: Tensor, qtype: QType, plain: PlainDecode, spread: Spread, seed: int) -> Tensor:
     book = codebook_of(plain, qtype.grid)
     position = book.nearest(target, qtype.rounding)
     if qtype.rounding == "stochastic":
-        values = torch.tensor((*book.values, book.values[-1]), dtype=target.dtype, device=target.device)
-        low, high = values[position], values[position + 1]
+        values = (*book.values, book.values[-1])
+        low, high = (look_up(values, index, target.dtype) for index in (position, position + 1))
         position = position + (_noise(target, seed) * (high - low) < target - low).int()
         position = position.clamp(max=len(book.values) - 1)
-    codes = torch.tensor(book.codes, dtype=torch.uint8, device=target.device)[position]
+    codes = look_up(book.codes, position, torch.uint8)
     if isinstance(plain, FloatDecode):
-        return _with_special_codes(codes, target, qtype, plain)
+        return _with_special_codes(codes, target, qtype, plain, spread)
     return codes
 
 
-def _with_special_codes(codes: Tensor, target: Tensor, qtype: QType, plain: FloatDecode) -> Tensor:
+def _with_special_codes(codes: Tensor, target: Tensor, qtype: QType, plain: FloatDecode, spread: Spread) -> Tensor:
     """Write NaN, where the format has it, and without saturation what a cast makes of values out of range."""
     code = nan_code(plain)
     if code is not None:
-        codes = torch.where(torch.isnan(target), code, codes)
+        undefined = torch.isnan(target)
+        if spread.leaf_scale is not None:
+            undefined &= spread.scale != 0
+        codes = torch.where(undefined, code, codes)
     if qtype.overflow != "nonsaturating":
         return codes
     limit, tie_leaves = overflow_threshold(plain)
@@ -225,9 +238,11 @@ def _decode_selected(codes: Tensor, qtype: QType, parameters: Parameters, dtype:
 
 
 def _own_codes(codes: Tensor, member: QType) -> Tensor:
-    """Bring the codes of other members into the range of a table, where they are not used."""
-    plain = member.decode
-    return codes.clamp(max=len(plain.tables[0]) - 1) if isinstance(plain, TableDecode) else codes
+    """Bring the codes of other members into the range of a member's values, where they are not used."""
+    plain = plain_decode(member)
+    if isinstance(plain, IntDecode) or _has_free_planes(plain):
+        return codes
+    return codes.clamp(0, len(code_values(plain, member.grid)) - 1)
 
 
 def _choice(qtype: QType, parameters: Parameters, shape: tuple[int, ...]) -> Tensor:

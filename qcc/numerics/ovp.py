@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qcc.numerics.codebook import codebook
+from qcc.numerics.codebook import codebook, look_up
 from qcc.numerics.qtype_parts import TableDecode
 
 
@@ -42,16 +42,28 @@ def encode_pairs(values: Tensor, decode: TableDecode) -> Tensor:
     return torch.stack((left, right), -1).flatten(-2)[..., : values.shape[-1]].to(torch.uint8)
 
 
+def pair_errors(values: Tensor, decode: TableDecode) -> Tensor:
+    """Give the squared error of every pair of `values` [..., K] under the codes it takes: [..., ceil(K / 2)]."""
+    normal, outlier = (codebook(table) for table in decode.tables)
+    pairs = functional.pad(values, (0, values.shape[-1] % 2)).unflatten(-1, (-1, 2)).movedim(-1, 0).contiguous()
+    plain = normal.near_values(pairs).sub_(pairs).square_()
+    lifted = outlier.near_values(pairs).sub_(pairs).square_()
+    lost = pairs.square_()
+    if values.shape[-1] % 2:
+        plain[1, ..., -1] = 0
+        lifted[..., -1] = torch.inf
+    with_outlier = torch.minimum(lifted[0] + lost[1], lost[0] + lifted[1])
+    return torch.minimum(plain[0] + plain[1], with_outlier)
+
+
 def decode_pairs(codes: Tensor, decode: TableDecode, dtype: torch.dtype) -> Tensor:
     """Give the values of codes [..., K] before any scale."""
     normal, outlier = decode.tables
     victim = len(normal)
     pairs = functional.pad(codes, (0, codes.shape[-1] % 2)).unflatten(-1, (-1, 2)).to(torch.int32)
-    normal_table = torch.tensor((*normal, 0.0), dtype=dtype, device=codes.device)
-    outlier_table = torch.tensor(outlier, dtype=dtype, device=codes.device)
-    values = normal_table[pairs.clamp(max=victim)]
+    values = look_up((*normal, 0.0), pairs.clamp(max=victim), dtype)
     beside_victim = pairs.flip(-1) == victim
-    values = torch.where(beside_victim, outlier_table[pairs.clamp(max=len(outlier) - 1)], values)
+    values = torch.where(beside_victim, look_up(outlier, pairs.clamp(max=len(outlier) - 1), dtype), values)
     values = torch.where(pairs == victim, 0.0, values)
     return values.flatten(-2)[..., : codes.shape[-1]]
 
@@ -59,4 +71,4 @@ def decode_pairs(codes: Tensor, decode: TableDecode, dtype: torch.dtype) -> Tens
 def _nearest(values: Tensor, table: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     book = codebook(table)
     position = book.nearest(values, "half_down")
-    return position, torch.tensor(table, dtype=values.dtype, device=values.device)[position]
+    return position, look_up(table, position, values.dtype)

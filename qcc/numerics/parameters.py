@@ -12,9 +12,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from qcc.numerics.blocks import amax, reduce_blocks, spread_blocks
+from qcc.numerics.blocks import spread_blocks
 from qcc.numerics.codebook import codebook_of
 from qcc.numerics.levels import Chain, build_chain, chain_product, divide, round_level
+from qcc.numerics.parts import Index, Parts, part_of_grid
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import (
     IntDecode,
@@ -25,7 +26,7 @@ from qcc.numerics.qtype_parts import (
     block_grid,
     is_integer_dtype,
 )
-from qcc.numerics.statistics import magnitude, value_range
+from qcc.numerics.statistics import magnitude, peak, value_range
 from qcc.numerics.tensor import Parameters, stored_dtype, zero_levels
 
 # Zero points outside this range are clamped anyway; rounding first keeps them exact integers.
@@ -41,8 +42,10 @@ class Statistics:
     high: Tensor | None = None
     roots: tuple[Tensor, ...] = ()
 
-    def shrunk(self, factor: Tensor | float) -> Statistics:
-        """Give the statistics with all ranges multiplied by a factor, one for all or one a leaf block."""
+    def shrunk(self, factor: Tensor | float | None) -> Statistics:
+        """Give the statistics with all ranges multiplied by a factor, one for all or one a leaf block, if any."""
+        if factor is None:
+            return self
         return Statistics(
             None if self.magnitude is None else self.magnitude * factor,
             None if self.low is None else self.low * factor,
@@ -63,13 +66,8 @@ class Reach:
     high: Tensor | float
 
 
-def working(x: Tensor) -> Tensor:
-    """Give `x` in the dtype of the arithmetic: float64 stays, everything else becomes float32."""
-    return x if x.dtype == torch.float64 else x.to(torch.float32)
-
-
-def statistics_of(x: Tensor, qtype: QType, roots: tuple[Tensor, ...] = ()) -> Statistics:
-    """Reduce a tensor in its working dtype to what its parameters are computed from.
+def statistics_of(parts: Parts, qtype: QType, roots: tuple[Tensor, ...] = ()) -> Statistics:
+    """Reduce a tensor to what its parameters are computed from.
 
     Under a protective range the root is computed here, and the rest from the integers it leaves.
     """
@@ -77,11 +75,22 @@ def statistics_of(x: Tensor, qtype: QType, roots: tuple[Tensor, ...] = ()) -> St
         return Statistics(None)
     leaf = qtype.levels[0]
     if qtype.levels[-1].protective is not None:
-        root = roots or (_protective_root(x, qtype.levels[-1]),)
-        x, roots = protected_integers(x, root[-1], qtype.levels[-1]), root
+        roots = roots or (_protective_root(parts, qtype.levels[-1]),)
+        parts = _protected_parts(parts, roots[-1], qtype.levels[-1])
     if qtype.zero is None:
-        return Statistics(magnitude(x, leaf), roots=roots)
-    return Statistics(None, *value_range(x, leaf, through_zero=qtype.zero.kind != "post"), roots=roots)
+        return Statistics(magnitude(parts, leaf), roots=roots)
+    return Statistics(None, *value_range(parts, leaf, through_zero=qtype.zero.kind != "post"), roots=roots)
+
+
+def part_of_statistics(statistics: Statistics, qtype: QType, shape: tuple[int, ...], index: Index) -> Statistics:
+    """Give the statistics of a part of a tensor of `shape`."""
+
+    def part(grid: Tensor | None) -> Tensor | None:
+        return None if grid is None else part_of_grid(grid, qtype.levels[0].block, shape, index)
+
+    above = qtype.levels[len(qtype.levels) - len(statistics.roots) :]
+    roots = (part_of_grid(root, level.block, shape, index) for root, level in zip(statistics.roots, above, strict=True))
+    return Statistics(part(statistics.magnitude), part(statistics.low), part(statistics.high), tuple(roots))
 
 
 def parameters_of(
@@ -144,9 +153,16 @@ def protected_integers(x: Tensor, root: Tensor, level: Level) -> Tensor:
     return _integers(divide(x, spread), -bound, bound)
 
 
-def _protective_root(x: Tensor, level: Level) -> Tensor:
-    peak = reduce_blocks(x.abs(), level.block, amax)
-    return round_level(peak / float(level.protective or 127), level, peak, 1.0)
+def _protective_root(parts: Parts, level: Level) -> Tensor:
+    largest = peak(parts, level.block)
+    return round_level(largest / float(level.protective or 127), level, largest, 1.0)
+
+
+def _protected_parts(parts: Parts, root: Tensor, level: Level) -> Parts:
+    def read(part: Tensor, index: Index) -> Tensor:
+        return protected_integers(parts.read(part, index), part_of_grid(root, level.block, parts.shape, index), level)
+
+    return replace(parts, read=read)
 
 
 def _protected(statistics: Statistics, qtype: QType) -> Parameters:

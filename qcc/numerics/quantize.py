@@ -18,7 +18,8 @@ from qcc.numerics.coding import decode, encode
 from qcc.numerics.kaxis import KAxisIndex, group_index_of
 from qcc.numerics.levels import Chain, round_level
 from qcc.numerics.lowrank import low_rank
-from qcc.numerics.parameters import parameters_of, statistics_of, working
+from qcc.numerics.parameters import parameters_of, statistics_of
+from qcc.numerics.parts import Parts, cut_axis, is_cut, part_indices, working
 from qcc.numerics.plane_fit import fit_planes
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
@@ -30,11 +31,10 @@ from qcc.numerics.qtype_parts import (
     SelectDecode,
     Slice,
     TableDecode,
-    block_grid,
 )
-from qcc.numerics.search import searched_parameters, selected_parameters
+from qcc.numerics.search import searched_factors, selected_parameters
 from qcc.numerics.sides import StoredSides, join_sides, mask_of, split_sides, with_side
-from qcc.numerics.slices import is_cut, row_slices, slice_parameters
+from qcc.numerics.slices import row_slices, slice_parameters
 from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype, parameter_problems, stored_dtype
 
@@ -66,7 +66,7 @@ def compute_qparams(x: Tensor, qtype: QType, where: str = "", *, roots: tuple[Te
         raise ShapeError(f"{where or 'a tensor'} of shape {tuple(x.shape)} has {what} to quantize")
     if qtype.when == "static":
         check_finite(x, where)
-    parameters = _parameters(working(x), qtype, roots)
+    parameters = _parameters(x, qtype, roots)
     if qtype.when == "static":
         _check_parameters(parameters, qtype, where)
     return parameters
@@ -107,9 +107,9 @@ def quantize(
     if found:
         raise ShapeError(f"{where or 'a tensor'} of shape {shape} does not fit {qtype}", found)
     codes = torch.empty(shape, dtype=code_dtype(qtype.decode), device=x.device)
-    for index, rows in enumerate(row_slices(qtype, shape)):
-        own = slice_parameters(parameters, qtype, shape, rows)
-        codes[rows] = encode(working(x[rows]), qtype, own, seed + index)
+    for count, index in enumerate(row_slices(qtype, shape)):
+        own = slice_parameters(parameters, qtype, shape, index)
+        codes[index] = encode(working(x[index]), qtype, own, seed + count)
     mask = mask_of(sides)
     if mask is not None:
         codes.masked_fill_(~mask.mask(), 0)
@@ -129,9 +129,9 @@ def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -
     real = torch.float64 if dtype == torch.float64 else torch.float32
     stored = any(side is not None for side in quantized.sides)
     values = torch.empty(shape, dtype=real if stored else dtype, device=quantized.codes.device)
-    for rows in row_slices(qtype, shape):
-        own = slice_parameters(quantized.parameters, qtype, shape, rows)
-        values[rows] = decode(_read_codes(quantized.codes[rows], qtype), qtype, own, real)
+    for index in row_slices(qtype, shape):
+        own = slice_parameters(quantized.parameters, qtype, shape, index)
+        values[index] = decode(_read_codes(quantized.codes[index], qtype), qtype, own, real)
     return join_sides(values, quantized.sides, dtype) if stored else values
 
 
@@ -156,11 +156,12 @@ def signal_to_quantization_noise_db(x: Tensor, approximation: Tensor) -> float:
     if x.shape != approximation.shape:
         shapes = f"{tuple(x.shape)} and {tuple(approximation.shape)}"
         raise ShapeError("cannot compare tensors", [Problem("", f"their shapes are {shapes}")])
-    signal = x.to(torch.float64)
-    noise = (signal - approximation.to(torch.float64)).square().sum()
-    if float(noise) == 0.0:
-        return float("inf")
-    return float(10 * torch.log10(signal.square().sum() / noise))
+    signal = noise = torch.zeros((), dtype=torch.float64, device=x.device)
+    for index in part_indices(tuple(x.shape)) if x.dim() else [()]:
+        part = x[index].to(torch.float64)
+        signal = signal + part.square().sum()
+        noise = noise + (part - approximation[index].to(torch.float64)).square().sum()
+    return float("inf") if float(noise) == 0.0 else float(10 * torch.log10(signal / noise))
 
 
 def check_finite(x: Tensor, where: str) -> None:
@@ -169,11 +170,17 @@ def check_finite(x: Tensor, where: str) -> None:
     Raises:
         ShapeError: naming the tensor and the first offender.
     """
-    bad = ~torch.isfinite(x)
-    if not bool(bad.any()):
+    indices = tuple(part_indices(tuple(x.shape)))
+    if bool(torch.stack([torch.isfinite(x[index]).all() for index in indices]).all()):
         return
-    first = tuple(int(index) for index in bad.nonzero()[0])
-    what = f"{int(bad.sum())} of {x.numel()} values are not finite; the first, {x[first].item()}, is at {first}"
+    count, first = 0, (0,) * x.dim()
+    for index in indices:
+        bad = (~torch.isfinite(x[index])).nonzero()
+        if count == 0 and len(bad):
+            start = (*(along.start or 0 for along in index), *(0,) * (x.dim() - len(index)))
+            first = tuple(int(at) + begin for at, begin in zip(bad[0], start, strict=True))
+        count += len(bad)
+    what = f"{count} of {x.numel()} values are not finite; the first, {x[first].item()}, is at {first}"
     raise ShapeError(
         "cannot quantize a tensor that is not finite",
         [Problem(where or f"a tensor of shape {tuple(x.shape)}", what)],
@@ -219,29 +226,26 @@ def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameter
         return selected_parameters(x, qtype, roots)
     if isinstance(decode, PlanesDecode) and decode.coefficients == "free":
         return _plane_parameters(x, qtype, decode)
-    statistics = statistics_of(x, qtype, roots)
-    if any(level.statistic == "mse" for level in qtype.levels):
-        return searched_parameters(x, qtype, statistics)
-    return parameters_of(statistics, qtype, tuple(x.shape))
+    statistics = statistics_of(Parts(x, tuple(row_slices(qtype, tuple(x.shape)))), qtype, roots)
+    return parameters_of(statistics.shrunk(searched_factors(x, qtype, statistics)), qtype, tuple(x.shape))
 
 
 def _plane_parameters(x: Tensor, qtype: QType, decode: PlanesDecode) -> Parameters:
-    leaf, grid = qtype.levels[0], block_grid(qtype.levels[0].block, tuple(x.shape))
+    leaf, shape = qtype.levels[0], tuple(x.shape)
+    parts = ((slice(None),),) if is_cut(leaf.block, shape) else row_slices(qtype, shape)
     coefficients: list[Tensor] = []
     offsets: list[Tensor] = []
-    whole = slice(0, x.shape[0])
-    parts = [whole] if is_cut(leaf.block, tuple(x.shape)) else row_slices(qtype, tuple(x.shape))
     for part in parts:
-        rows, valid, _ = block_grid_rows(x[part], leaf.block)
+        rows, valid, grid = block_grid_rows(working(x[part]), leaf.block)
         found, offset = fit_planes(rows, valid, decode.count, decode.digits, offset=qtype.zero is not None)
-        coefficients.append(found)
+        coefficients.append(found.reshape(*grid, decode.count))
         if offset is not None:
-            offsets.append(offset)
-    sizes = torch.cat(coefficients).reshape(*grid, decode.count)
+            offsets.append(offset.reshape(grid))
+    sizes = torch.cat(coefficients, cut_axis(shape))
     scales = Chain((round_level(sizes, leaf, sizes, 1.0),), (None,))
     if qtype.zero is None:
         return Parameters(scales)
-    zero = torch.cat(offsets).reshape(grid).to(stored_dtype(qtype.zero.dtype))
+    zero = torch.cat(offsets, cut_axis(shape)).to(stored_dtype(qtype.zero.dtype))
     return Parameters(scales, Chain((zero,), (None,)))
 
 

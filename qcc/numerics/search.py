@@ -9,20 +9,24 @@ import torch
 from torch import Tensor
 
 from qcc.errors import Problem, RecipeError
-from qcc.numerics.blocks import amax, parent_block, reduce_blocks, spread_blocks, total
-from qcc.numerics.coding import decode, encode
+from qcc.numerics.blocks import parent_block, spread_blocks
+from qcc.numerics.deviation import squared_error
+from qcc.numerics.levels import Chain
 from qcc.numerics.parameters import (
     Reach,
     Statistics,
     leaf_grid,
     member_types,
     parameters_of,
+    part_of_statistics,
     reach_of,
     statistics_of,
 )
+from qcc.numerics.parts import Index, Parts, working_dtype
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import Block, SelectDecode, TableDecode, block_grid
-from qcc.numerics.slices import is_cut, row_slices, slice_grid, slice_parameters
+from qcc.numerics.qtype_parts import Level, SelectDecode, TableDecode, block_grid
+from qcc.numerics.slices import cuts_parameters, row_slices
+from qcc.numerics.statistics import peak
 from qcc.numerics.tensor import Parameters
 
 # Shrinking the range from whole to a fifth in steps of 1 % (MR-GPTQ, arXiv 2509.23202, searches the same span).
@@ -33,27 +37,44 @@ _EXPONENT_FACTORS = (1.0, 2.0, 0.5)
 _PAIR_FACTORS = tuple(0.93**step for step in range(60))
 
 
-def searched_parameters(x: Tensor, qtype: QType, statistics: Statistics) -> Parameters:
-    """Shrink the range of every block of the level that asks for `mse` to the one of least squared error.
+def searched_factors(x: Tensor, qtype: QType, statistics: Statistics) -> Tensor | None:
+    """Find by how much to shrink the range of every leaf block; None where no level asks for `mse`.
 
-    Ties go to the wider range. The other levels follow from the shrunk ranges as usual.
+    All leaves below a block of the level that asks shrink alike, to the least squared error of that block; ties
+    go to the wider range. The other levels follow from the shrunk ranges as usual.
     """
     shape = tuple(x.shape)
-    level = next(level for level in qtype.levels if level.statistic == "mse")
-    factors = _EXPONENT_FACTORS if level.dtype in ("e8m0", "pow2") else _FACTORS
-    if qtype.layout == "ovp":
-        factors = _PAIR_FACTORS
-    grid = block_grid(level.block, shape)
-    best_error = torch.full(grid, math.inf, dtype=torch.float64, device=x.device)
-    best_factor = torch.ones(grid, dtype=x.dtype, device=x.device)
-    for factor in factors:
-        error = squared_error(x, qtype, parameters_of(statistics.shrunk(factor), qtype, shape), level.block)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_factor = torch.where(better, factor, best_factor)
+    level = next((level for level in qtype.levels if level.statistic == "mse"), None)
+    if level is None:
+        return None
+    # Parts that share no parameter are searched one by one, which keeps what a search works on small.
+    indices = [(slice(None),)] if cuts_parameters(qtype, shape) else row_slices(qtype, shape)
+
+    def search(part: Tensor, index: Index) -> Tensor:
+        return _best_factors(part, qtype, part_of_statistics(statistics, qtype, shape, index), level)
+
+    found = Parts(x, tuple(indices), lambda part, _: part).reduce(level.block, search, torch.maximum)
     block = parent_block(qtype.levels[0].block, level.block, shape)
-    spread = spread_blocks(best_factor, block, leaf_grid(qtype, shape))
-    return parameters_of(statistics.shrunk(spread), qtype, shape)
+    return spread_blocks(found, block, leaf_grid(qtype, shape))
+
+
+def _best_factors(x: Tensor, qtype: QType, statistics: Statistics, level: Level) -> Tensor:
+    shape = tuple(x.shape)
+    grid = block_grid(level.block, shape)
+    least = torch.full(grid, math.inf, dtype=torch.float64, device=x.device)
+    best = torch.ones(grid, dtype=working_dtype(x), device=x.device)
+    for factor in _factors(qtype, level):
+        error = squared_error(x, qtype, parameters_of(statistics.shrunk(factor), qtype, shape), level.block)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = torch.where(better, factor, best)
+    return best
+
+
+def _factors(qtype: QType, level: Level) -> tuple[float, ...]:
+    if qtype.layout == "ovp":
+        return _PAIR_FACTORS
+    return _EXPONENT_FACTORS if level.dtype in ("e8m0", "pow2") else _FACTORS
 
 
 def selected_parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameters:
@@ -66,40 +87,29 @@ def selected_parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> P
     assert isinstance(kind, TableDecode | SelectDecode)
     assert kind.selector is not None
     members = member_types(qtype)
-    statistics = statistics_of(x, qtype, roots)
+    statistics = statistics_of(_parts(x, qtype), qtype, roots)
+    factors = [searched_factors(x, member, statistics) for member in members]
     if isinstance(kind, TableDecode):
-        errors = [
-            squared_error(x, member, _own_parameters(x, member, roots), kind.selector.block) for member in members
-        ]
+        own = (statistics.shrunk(factor) for factor in factors)
+        pairs = ((member, parameters_of(ranges, member, shape)) for member, ranges in zip(members, own, strict=True))
+        errors = [squared_error(x, *pair, kind.selector.block) for pair in pairs]
         choice = torch.stack(errors).argmin(0)
     else:
-        choice = _by_shares(x, kind)
-    block = parent_block(qtype.levels[0].block, kind.selector.block, shape)
-    spread = spread_blocks(choice, block, leaf_grid(qtype, shape))
+        choice = _by_shares(_parts(x, qtype), kind)
+    selector = choice.to(torch.uint8)
+    if not qtype.levels:
+        return Parameters(Chain((), ()), selector=selector)
+    leaves = leaf_grid(qtype, shape)
+    spread = spread_blocks(choice, parent_block(qtype.levels[0].block, kind.selector.block, shape), leaves)
+    searched = [factor.expand(leaves) for factor in factors if factor is not None]
+    if searched:
+        statistics = statistics.shrunk(torch.stack(searched).gather(0, spread.expand(leaves)[None])[0])
     chosen = parameters_of(statistics, members[0], shape, _reach_of_choice(members, spread))
-    return replace(chosen, selector=choice.to(torch.uint8))
+    return replace(chosen, selector=selector)
 
 
-def squared_error(x: Tensor, qtype: QType, parameters: Parameters, block: Block) -> Tensor:
-    """Sum the squared error of coding `x` over every block, in float64; NaN counts as infinite."""
-    shape = tuple(x.shape)
-    grid = torch.zeros(block_grid(block, shape), dtype=torch.float64, device=x.device)
-    for rows in row_slices(qtype, shape):
-        part, own = x[rows], slice_parameters(parameters, qtype, shape, rows)
-        values = decode(encode(part, qtype, own), qtype, own, part.dtype)
-        error = reduce_blocks((values - part).square(), block, total).double()
-        if is_cut(block, shape):
-            grid += error
-        else:
-            slice_grid(grid, block, shape, rows).copy_(error)
-    return torch.nan_to_num(grid, nan=math.inf)
-
-
-def _own_parameters(x: Tensor, member: QType, roots: tuple[Tensor, ...]) -> Parameters:
-    statistics = statistics_of(x, member, roots)
-    if any(level.statistic == "mse" for level in member.levels):
-        return searched_parameters(x, member, statistics)
-    return parameters_of(statistics, member, tuple(x.shape))
+def _parts(x: Tensor, qtype: QType) -> Parts:
+    return Parts(x, tuple(row_slices(qtype, tuple(x.shape))))
 
 
 def _reach_of_choice(members: tuple[QType, ...], choice: Tensor) -> Reach:
@@ -115,7 +125,7 @@ def _reach_of_choice(members: tuple[QType, ...], choice: Tensor) -> Reach:
     )
 
 
-def _by_shares(x: Tensor, kind: SelectDecode) -> Tensor:
+def _by_shares(parts: Parts, kind: SelectDecode) -> Tensor:
     """Rank blocks by their largest magnitude and deal out the decodes, narrowest first, by their shares."""
     assert kind.selector is not None
     if not kind.fractions:
@@ -124,12 +134,12 @@ def _by_shares(x: Tensor, kind: SelectDecode) -> Tensor:
             [Problem(str(kind), "nothing says how many blocks take each decode")],
             fix="write a share after every decode, as in select(int4n 0.875, int8n 0.125) by u1 (-1,128)",
         )
-    peaks = reduce_blocks(x.abs(), kind.selector.block, amax)
+    peaks = peak(parts, kind.selector.block)
     order = sorted(range(len(kind.options)), key=lambda index: kind.options[index].bits)
-    shares = torch.tensor([kind.fractions[index] for index in order], dtype=torch.float64).cumsum(0)
-    ends = (shares * peaks.numel()).round().long()
+    shares = torch.tensor([kind.fractions[index] for index in order], dtype=torch.float64, device=peaks.device)
+    ends = (shares.cumsum(0) * peaks.numel()).round().long()
     ranks = torch.empty(peaks.numel(), dtype=torch.int64, device=peaks.device)
     ranked = peaks.flatten().argsort(stable=True)
     ranks[ranked] = torch.arange(peaks.numel(), device=peaks.device)
-    place = torch.bucketize(ranks, ends[:-1].to(peaks.device), right=True)
+    place = torch.bucketize(ranks, ends[:-1], right=True)
     return torch.tensor(order, device=peaks.device)[place].reshape(peaks.shape)
