@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # In CI the same examples every time: a new counterexample belongs to who looks for it, not to who happens to land.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# Tensors of tests are small: a second thread costs more than it brings, and much more where tests run side by side.
+torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).with_name("golden")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -23,7 +24,7 @@ from qcc.numerics.qtype_bits import bits_per_weight
 from qcc.numerics.qtype_check import is_fixed_point
 from qcc.numerics.qtype_parts import KAxis, LowRank, Slice, Sparse, TableDecode
 from qcc.numerics.qtype_text import parse_qtype
-from qcc.numerics.quantize import dequantize, quantize, signal_to_quantization_noise_db
+from qcc.numerics.quantize import dequantize, fake_quantize, quantize, signal_to_quantization_noise_db
 from qcc.numerics.tensor import QuantizedTensor
 from tests.format_samples import Figures, measure, samples, spread
 from tests.reference_figures import REFERENCES, TOLERANCE, Reference
@@ -60,7 +61,7 @@ def approximate(x: Tensor, qtype: QType) -> tuple[Tensor, QuantizedTensor]:
         case "residual":
             picked = torch.arange(side.count) % x.shape[-1]
             source = residual_source(picked, x.shape[-1])
-            ordered = expand_columns(ordered, picked, "residual", dequantize(quantize(ordered, qtype)))
+            ordered = expand_columns(ordered, picked, "residual", fake_quantize(ordered, replace(qtype, sides=())))
         case _:
             pass
     coded = quantize(ordered, qtype)
