@@ -34,7 +34,7 @@ demo: $(VENV)/.demo
 	$(RUN) examples/sentence_encoder.py
 
 test: $(VENV)/.test
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(RUN) -m pytest -m slow
