@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from qcc.numerics import ovp
 from qcc.numerics.blocks import block_extents, parent_block, reduce_blocks, total
 from qcc.numerics.codebook import codebook_of
 from qcc.numerics.coding import decode, encode, rounded_integers, spread_parameters, target_of
 from qcc.numerics.minifloat import largest_float, native_bias
+from qcc.numerics.ovp import pair_errors
 from qcc.numerics.parameters import plain_decode
 from qcc.numerics.parts import Index, Parts
 from qcc.numerics.qtype import QType
@@ -58,7 +58,7 @@ def _error_in_steps(x: Tensor, qtype: QType, parameters: Parameters, block: Bloc
     if qtype.layout == "ovp":
         plain = plain_decode(qtype)
         assert isinstance(plain, TableDecode)
-        errors = ovp.pair_errors(target, plain)
+        errors = pair_errors(target, plain)
         shape, leaf, block = tuple(errors.shape), _of_pairs(leaf), _of_pairs(block)
     else:
         errors = _nearest_elements(target, qtype).sub_(target).square_()
