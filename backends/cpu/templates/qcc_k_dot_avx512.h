@@ -23,11 +23,9 @@ QCC_HELPER __m512i qcc_start_avx512vnni(const qcc_qweight *w, int64_t index, int
     return _mm512_mullo_epi32(zero, _mm512_set1_epi32(-xsum));
 }
 
-/* sum + (scale * sx) * float(acc), each step rounded. */
-QCC_HELPER __m512 qcc_scale_add_avx512vnni(const qcc_dot *d, int64_t token, int64_t g, __m512 scale, __m512i acc,
-                                           __m512 sum) {
-    if (d->a->x.group_scales)
-        scale = _mm512_mul_ps(scale, _mm512_set1_ps(d->a->x.scales[token * d->groups + g]));
+/* sum + (scale * sx) * float(acc), each step rounded; `at` is the number of the row and group. */
+QCC_HELPER __m512 qcc_scale_add_avx512vnni(const qcc_qrows *x, int64_t at, __m512 scale, __m512i acc, __m512 sum) {
+    if (x->group_scales) scale = _mm512_mul_ps(scale, _mm512_set1_ps(x->scales[at]));
     return _mm512_add_ps(sum, _mm512_mul_ps(scale, _mm512_cvtepi32_ps(acc)));
 }
 
@@ -62,8 +60,8 @@ QCC_HELPER void qcc_dot_tokens_avx512vnni(const qcc_dot *d, int64_t m, float *ou
         __m512 s0 = qcc_scales16_avx512vnni(weight, i0), s1 = qcc_scales16_avx512vnni(weight, i1);
 #pragma GCC unroll 12
         for (int t = 0; t < T; t++) {
-            sum[t][0] = qcc_scale_add_avx512vnni(d, m + t, g, s0, acc[t][0], sum[t][0]);
-            sum[t][1] = qcc_scale_add_avx512vnni(d, m + t, g, s1, acc[t][1], sum[t][1]);
+            sum[t][0] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * groups + g, s0, acc[t][0], sum[t][0]);
+            sum[t][1] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * groups + g, s1, acc[t][1], sum[t][1]);
         }
     }
 #pragma GCC unroll 12
@@ -118,7 +116,8 @@ QCC_HELPER void qcc_dot_stored_avx512vnni(const qcc_dot *d, int b, int64_t m, fl
         __m512 scale = qcc_scales16_avx512vnni(weight, index);
 #pragma GCC unroll 4
         for (int t = 0; t < T; t++)
-            sum[t] = qcc_scale_add_avx512vnni(d, m + t, g, scale, _mm512_add_epi32(acc[t][0], acc[t][1]), sum[t]);
+            sum[t] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * d->groups + g, scale,
+                                              _mm512_add_epi32(acc[t][0], acc[t][1]), sum[t]);
     }
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) _mm512_storeu_ps(out + t * QCC_TILE_N + b * QCC_ROWS, sum[t]);
