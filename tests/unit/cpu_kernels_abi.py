@@ -40,7 +40,7 @@ def _struct(name: str, *fields: tuple[str, Any]) -> type[c.Structure]:
 QWeight = _struct("QWeight", ("codes scales zeros", P), ("zero bits scale_f16", INT), ("n k group", L))
 Epilogue = _struct("Epilogue", ("bias residual", P), ("residual_stride", L), ("activation", INT))
 QRows = _struct("QRows", ("codes scales sums", P), ("group_scales", INT))
-TableRows = _struct("TableRows", ("entries rest centers shifts", P))
+TableRows = _struct("TableRows", ("entries rest lines centers wide", P))
 Shape = _struct("Shape", ("rank", INT), ("shape", DIMS))
 _CONV = (("x w bias y", P), ("batch in_channels out_channels groups in_h in_w out_h out_w", L))
 _WINDOW = ("kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w", L)

@@ -25,7 +25,7 @@ const char *t_isa(void) { return qcc_select_kernels()->isa; }
 PLAIN(quantize)
 WITH_SCRATCH(qlinear)
 PLAIN(tables)
-PLAIN(tlinear)
+WITH_SCRATCH(tlinear)
 WITH_SCRATCH(wlinear)
 PLAIN(linear)
 WITH_SCRATCH(matmul)

@@ -59,8 +59,9 @@ def make_tables(kernels: abi.Kernels, rows: Rows, exact: bool, pieces: int = 1) 
     arrays: dict[str, Any] = {
         "entries": np.full((m, length * 4), 99, np.int8),
         "rest": np.full((m, length * 4), 99, np.int8) if exact else None,
+        "lines": np.full((m, length // 16), 99, np.int32) if exact else None,
         "centers": np.full((m, groups), 7, np.int32),
-        "shifts": np.full((m, groups), 7, np.int32),
+        "wide": np.full((m, groups), 7, np.int32),
     }
     struct = abi.fill(abi.TableRows, **arrays)
     kernels.run("tables", pieces, x=rows.struct, m=m, k=k, group=rows.group, out=struct)
@@ -202,7 +203,7 @@ def test_long_sums_do_not_overflow(kernels: abi.Kernels) -> None:
             product.zeros = np.full((3, 1), 255 - code if bits == 8 else 1 - code, np.uint8)
             found, arrays = product.lookup(kernels, exact=True)
             np.testing.assert_array_equal(found, product.scaled(product.sums()))
-            assert arrays["shifts"].max() == 2
+            assert arrays["wide"].max() == k // 16  # every whole line
 
 
 def table_reference(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -219,20 +220,25 @@ def test_tables_hold_what_the_header_says(kernels: abi.Kernels, k: int, group: i
     rows = make_rows(rng, hard_codes(rng, 17, k), group, False)
     entries, centers, widths = table_reference(rows)
     groups = len(parts_of(k, group))
-    lines_of = np.repeat(np.arange(groups), -(-group // 32) * 2)[: entries.shape[1]]
-    for exact in (True, False):
-        found, _ = make_tables(kernels, rows, exact, pieces=2)
-        for g in range(groups):
-            mine = lines_of == g
-            widest = widths[:, mine].max((1, 2))
-            shift = np.where(widest <= 255, 0, np.where(widest <= 511, 1, 2))
-            np.testing.assert_array_equal(found["shifts"][:, g], shift)
-            np.testing.assert_array_equal(found["centers"][:, g], centers[:, mine].sum((1, 2)))
-            stored = found["entries"].reshape(entries.shape)[:, mine].astype(np.int64) << shift[:, None, None, None]
-            if exact:
-                stored += found["rest"].reshape(entries.shape)[:, mine]
-                np.testing.assert_array_equal(stored, entries[:, mine])
-            assert (abs(stored - entries[:, mine]) <= (1 << shift >> 1)[:, None, None, None]).all()
+    rounded, _ = make_tables(kernels, rows, exact=False, pieces=2)
+    exact, _ = make_tables(kernels, rows, exact=True, pieces=2)
+    for g, start in enumerate(range(0, entries.shape[1], -(-group // 32) * 2)):
+        mine = slice(start, start + -(-(min(k, (g + 1) * group) - g * group) // 32) * 2)
+        widest = widths[:, mine].max((1, 2))
+        shift = np.where(widest <= 255, 0, np.where(widest <= 511, 1, 2))
+        stored = rounded["entries"].reshape(entries.shape)[:, mine].astype(np.int64) << shift[:, None, None, None]
+        np.testing.assert_array_equal(rounded["wide"][:, g], shift)
+        assert (abs(stored - entries[:, mine]) <= (1 << shift >> 1)[:, None, None, None]).all()
+        stored = exact["entries"].reshape(entries.shape)[:, mine].astype(np.int64)
+        for row, count in enumerate(exact["wide"][:, g]):
+            numbers = exact["lines"][row, mine][:count]
+            assert (np.diff(numbers) > 0).all()
+            stored[row, numbers] += 2 * exact["rest"].reshape(entries.shape)[row, mine][:count].astype(np.int64)
+            assert count == (widths[row, mine] > 255).any(-1).sum()
+        np.testing.assert_array_equal(stored, entries[:, mine])
+        for made in (rounded, exact):
+            np.testing.assert_array_equal(made["centers"][:, g], centers[:, mine].sum((1, 2)))
+    assert groups == rounded["wide"].shape[1]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
@@ -252,7 +258,7 @@ def test_rounded_tables_keep_their_bound(kernels: abi.Kernels, bits: int, group:
         found, arrays = product.lookup(kernels, exact=False)
         error = np.abs(found.astype(np.int64) - product.sums()[:, :, g])
         quads = -(-(part.stop - part.start) // 16) * 4
-        bound = quads * (2**bits - 1) * (1 << arrays["shifts"][:, g] >> 1)
+        bound = quads * (2**bits - 1) * (1 << arrays["wide"][:, g] >> 1)
         assert (error <= bound[:, None]).all()
         bound_met = max(bound_met, float((error / np.maximum(bound, 1)[:, None]).max()))
     assert bound_met > 0.05  # some rows are too wide for exact tables
@@ -267,7 +273,7 @@ def test_rounded_tables_are_exact_for_narrow_activations(kernels: abi.Kernels) -
         codes[0], codes[1] = low, high
         product.rows = make_rows(rng, codes, 64, False)
         found, arrays = product.lookup(kernels, exact=False)
-        assert not arrays["shifts"].any()
+        assert not arrays["wide"].any()
         np.testing.assert_array_equal(found, product.dot(kernels))
 
 

@@ -11,16 +11,24 @@ QCC_HELPER __m512i qcc_broadcast4_avx512vnni(const int8_t *x) {
  * register moves of every accumulator in a loop of the intrinsic. */
 #define QCC_DP(acc, w, x) __asm__("vpdpbusd\t%2, %1, %0" : "+v"(acc) : "v"(w), "v"(x))
 
+QCC_HELPER __m512 qcc_load16_avx512vnni(const void *scales, int f16) {
+    return f16 ? _mm512_cvtph_ps(_mm256_loadu_si256(scales)) : _mm512_loadu_ps(scales);
+}
+
 QCC_HELPER __m512 qcc_scales16_avx512vnni(const qcc_qweight *w, int64_t index) {
-    if (!w->scale_f16) return _mm512_loadu_ps((const float *)w->scales + index * QCC_ROWS);
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)((const uint16_t *)w->scales + index * QCC_ROWS)));
+    return qcc_load16_avx512vnni((const uint8_t *)w->scales + index * (w->scale_f16 ? 32 : 64), w->scale_f16);
+}
+
+/* The zero points of 16 rows; zeros where all have one. */
+QCC_HELPER __m512i qcc_zeros16_avx512vnni(const qcc_qweight *w, int64_t index) {
+    if (!w->zeros) return _mm512_setzero_si512();
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(w->zeros + index * QCC_ROWS)));
 }
 
 /* -z * sum of one token: where the accumulator starts. */
 QCC_HELPER __m512i qcc_start_avx512vnni(const qcc_qweight *w, int64_t index, int32_t xsum) {
     if (!w->zeros) return _mm512_set1_epi32(-w->zero * xsum);
-    __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(w->zeros + index * QCC_ROWS)));
-    return _mm512_mullo_epi32(zero, _mm512_set1_epi32(-xsum));
+    return _mm512_mullo_epi32(qcc_zeros16_avx512vnni(w, index), _mm512_set1_epi32(-xsum));
 }
 
 /* sum + (scale * sx) * float(acc), each step rounded; `at` is the number of the row and group. */

@@ -69,22 +69,42 @@ QCC_HELPER void qcc_lookup_group_avx2(const uint8_t *w, const int8_t *table, int
     }
 }
 
+/* acc += 2^(b + 1) * rests of the wide lines of one token and group. */
+static QCC_TARGET void qcc_lookup_rests_avx2(const uint8_t *w, const int8_t *rest, const int32_t *lines, int32_t count,
+                                             int bits, __m256i acc[2]) {
+    for (int32_t i = 0; i < count; i++, rest += 64)
+        for (int b = 0; b < bits; b++) {
+            const int half = lines[i] & 1 ? 2 : 0;
+            __m256i index[4], sum = _mm256_setzero_si256();
+            qcc_lookup_indices_avx2(w + ((int64_t)(lines[i] / 2) * bits + bits - 1 - b) * 64, index);
+            for (int q = 0; q < 2; q++) {
+                const __m256i two = _mm256_loadu_si256((const __m256i *)(rest + 32 * q));
+                const __m256i entry = _mm256_shuffle_epi8(two, index[half + q]);
+                sum = _mm256_add_epi16(sum, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(entry)));
+                sum = _mm256_add_epi16(sum, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(entry, 1)));
+            }
+            const __m256i front = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum)); /* rows 0-3 8-11 */
+            const __m256i back = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum, 1));
+            const __m128i shift = _mm_cvtsi32_si128(b + 1);
+            acc[0] = _mm256_add_epi32(acc[0], _mm256_sll_epi32(_mm256_permute2x128_si256(front, back, 0x20), shift));
+            acc[1] = _mm256_add_epi32(acc[1], _mm256_sll_epi32(_mm256_permute2x128_si256(front, back, 0x31), shift));
+        }
+}
+
 /* One group: T tokens x 16 rows. */
 QCC_HELPER void qcc_lookup_sums_avx2(const qcc_lookup *l, const uint8_t *w, int64_t table, int64_t chunks, int64_t at,
                                      __m256i acc[4][2], const int T) {
     const qcc_tlinear *a = l->a;
     const int64_t stride = l->padded_k * 4;
-    int wide = 0;
-    for (int t = 0; t < T; t++) {
-        acc[t][0] = acc[t][1] = _mm256_setzero_si256();
-        wide |= a->t.shifts[at + t * l->groups];
-    }
-    for (int part = 0; part < (wide && a->t.rest ? 2 : 1); part++) {
-        qcc_lookup_group_avx2(w, (part ? a->t.rest : a->t.entries) + table, stride, chunks, a->w.bits, acc, T);
-        for (int t = 0; t < T && wide && !part; t++) {
-            const __m128i shift = _mm_cvtsi32_si128(a->t.shifts[at + t * l->groups]);
-            acc[t][0] = _mm256_sll_epi32(acc[t][0], shift);
-            acc[t][1] = _mm256_sll_epi32(acc[t][1], shift);
+    for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
+    qcc_lookup_group_avx2(w, a->t.entries + table, stride, chunks, a->w.bits, acc, T);
+    for (int t = 0; t < T; t++, table += stride) {
+        const int32_t wide = a->t.wide[at + t * l->groups];
+        if (wide == 0) continue;
+        if (a->t.rest) {
+            qcc_lookup_rests_avx2(w, a->t.rest + table, a->t.lines + table / 64, wide, a->w.bits, acc[t]);
+        } else {
+            for (int h = 0; h < 2; h++) acc[t][h] = _mm256_sll_epi32(acc[t][h], _mm_cvtsi32_si128(wide));
         }
     }
 }
@@ -107,8 +127,9 @@ QCC_HELPER void qcc_lookup_tokens_avx2(const qcc_lookup *l, int b, int64_t m, fl
             for (int h = 0; h < 2; h++) {
                 const int64_t at = (m + t) * l->groups + g;
                 const __m256i z = _mm256_loadu_si256((const __m256i *)(zero + 8 * h));
-                __m256i start = _mm256_mullo_epi32(z, _mm256_set1_epi32(-a->x.sums[at]));
-                start = _mm256_add_epi32(start, _mm256_set1_epi32(qcc_lookup_start_avx2(l, at)));
+                __m256i start = _mm256_set1_epi32(l->starts[g * QCC_TABLE_M + m + t - l->m0]);
+                if (a->w.zeros)
+                    start = _mm256_add_epi32(start, _mm256_mullo_epi32(z, _mm256_set1_epi32(-a->x.sums[at])));
                 __m256 s = _mm256_loadu_ps(scale + 8 * h);
                 if (a->x.group_scales) s = _mm256_mul_ps(s, _mm256_set1_ps(a->x.scales[at]));
                 const __m256 exact = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[t][h], start));
