@@ -92,40 +92,55 @@ static QCC_TARGET void qcc_dot_tile_avx512vnni(const qcc_dot *d, int64_t m, int6
 }
 
 /* T <= 4 tokens x 16 rows straight from the stored planes: for M this small the expansion would cost
- * more to write and read back than to repeat. Two accumulators a token hide the latency of vpdpbusd. */
+ * more to write and read back than to repeat. Several accumulators a token hide the latency of vpdpbusd. */
 QCC_HELPER void qcc_dot_stored_avx512vnni(const qcc_dot *d, int b, int64_t m, float *out, const int T,
                                           const int bits) {
     const qcc_qweight *weight = &d->a->w;
-    const int8_t *x = d->a->x.codes + m * d->padded_k;
-    const uint8_t *p = d->codes[b];
+    const int64_t groups = d->groups, stride = d->padded_k, scale_step = weight->scale_f16 ? 32 : 64;
+    const int64_t full = qcc_group_chunks(weight->k, weight->group, 0);
+    const int64_t last = qcc_group_chunks(weight->k, weight->group, groups - 1);
+    const int8_t *x = d->a->x.codes + m * stride;
+    const int32_t *xsums = d->a->x.sums + m * groups;
+    const uint8_t *p = d->codes[b], *scales = (const uint8_t *)weight->scales + d->block[b] * groups * scale_step;
+    const int chains = T == 1 ? 4 : 2, f16 = weight->scale_f16;
     __m512 sum[4];
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) sum[t] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < d->groups; g++) {
-        const int64_t chunks = qcc_group_chunks(weight->k, weight->group, g), index = d->block[b] * d->groups + g;
-        __m512i acc[4][2];
+    for (int64_t g = 0; g < groups; g++, scales += scale_step) {
+        const int64_t chunks = g + 1 < groups ? full : last;
+        __m512i acc[4][4];
 #pragma GCC unroll 4
         for (int t = 0; t < T; t++) {
-            acc[t][0] = qcc_start_avx512vnni(weight, index, d->a->x.sums[(m + t) * d->groups + g]);
-            acc[t][1] = _mm512_setzero_si512();
+            acc[t][0] = qcc_start_avx512vnni(weight, d->block[b] * groups + g, xsums[t * groups + g]);
+#pragma GCC unroll 4
+            for (int i = 1; i < chains; i++) acc[t][i] = _mm512_setzero_si512();
         }
         for (int64_t c = 0; c < chunks; c++, x += QCC_CHUNK) {
             __m512i w[8];
-            qcc_expand_columns_avx512vnni(p, bits, w);
-            p += bits * 64;
+            if (bits < 8) qcc_expand_columns_avx512vnni(p, bits, w);
+            else
+#pragma GCC unroll 8
+                for (int q = 0; q < 8; q++) w[q] = _mm512_load_si512(p + 64 * q);
+#pragma GCC unroll 8
+            for (int i = 0; i < bits; i++, p += 64) QCC_PREFETCH(p);
 #pragma GCC unroll 8
             for (int q = 0; q < 8; q++)
 #pragma GCC unroll 4
                 for (int t = 0; t < T; t++) {
-                    __m512i xt = qcc_broadcast4_avx512vnni(x + t * d->padded_k + 4 * q);
-                    QCC_DP(acc[t][q & 1], w[q], xt);
+                    __m512i xt = qcc_broadcast4_avx512vnni(x + t * stride + 4 * q);
+                    QCC_DP(acc[t][q % chains], w[q], xt);
                 }
         }
-        __m512 scale = qcc_scales16_avx512vnni(weight, index);
+        QCC_PREFETCH(scales);
+        const __m512 scale = qcc_load16_avx512vnni(scales, f16);
 #pragma GCC unroll 4
-        for (int t = 0; t < T; t++)
-            sum[t] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * d->groups + g, scale,
-                                              _mm512_add_epi32(acc[t][0], acc[t][1]), sum[t]);
+        for (int t = 0; t < T; t++) {
+#pragma GCC unroll 4
+            for (int i = chains / 2; i; i /= 2)
+#pragma GCC unroll 2
+                for (int j = 0; j < i; j++) acc[t][j] = _mm512_add_epi32(acc[t][j], acc[t][j + i]);
+            sum[t] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * groups + g, scale, acc[t][0], sum[t]);
+        }
     }
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) _mm512_storeu_ps(out + t * QCC_TILE_N + b * QCC_ROWS, sum[t]);
@@ -148,5 +163,6 @@ QCC_STORED(4)
 QCC_STORED(5)
 QCC_STORED(6)
 QCC_STORED(7)
+QCC_STORED(8)
 #undef QCC_STORED
 #undef QCC_DP
