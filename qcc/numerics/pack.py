@@ -6,11 +6,14 @@ the lowest bit of the first byte. Signed codes are stored with an offset of 2^(b
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qcc.errors import ShapeError
+from qcc.numerics.tiling import tiles
 
 # Eight codes of b bits fill b bytes exactly, and at most 64 bits.
 CODES_A_WORD = 8
@@ -37,19 +40,16 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         )
     signed = codes.dtype == torch.int8
     offset = 1 << (bits - 1) if signed else 0
-    unsigned = codes.to(torch.int16) + offset
-    if unsigned.numel() and (int(unsigned.min()) < 0 or int(unsigned.max()) >= 1 << bits):
-        low, high = int(codes.min()), int(codes.max())
-        raise ShapeError(f"codes from {low} to {high} do not fit {bits} {'signed' if signed else 'unsigned'} bits")
-    length = codes.shape[-1]
-    if bits == 8:
-        return unsigned.to(torch.uint8)
-    padded = functional.pad(unsigned, (0, -length % CODES_A_WORD))
-    words = torch.zeros(*padded.shape[:-1], padded.shape[-1] // CODES_A_WORD, dtype=torch.int64)
-    for index in range(CODES_A_WORD):
-        words |= padded[..., index::CODES_A_WORD].to(torch.int64) << (bits * index)
-    octets = torch.stack([((words >> (8 * index)) & 0xFF).to(torch.uint8) for index in range(bits)], dim=-1)
-    return octets.flatten(-2)[..., : packed_bytes(length, bits)].contiguous()
+    if codes.numel():
+        low, high = (int(bound) for bound in codes.aminmax())
+        if low + offset < 0 or high + offset >= 1 << bits:
+            raise ShapeError(f"codes from {low} to {high} do not fit {bits} {'signed' if signed else 'unsigned'} bits")
+    *lead, length = codes.shape
+    rows = codes.reshape(math.prod(lead), length)
+    packed = torch.empty(len(rows), packed_bytes(length, bits), dtype=torch.uint8, device=codes.device)
+    for row, column in tiles(*rows.shape, multiple=CODES_A_WORD):
+        packed[row, _octets(column, bits)] = _packed_tile(rows[row, column], bits, offset)
+    return packed.reshape(*lead, packed_bytes(length, bits))
 
 
 def unpack(packed: Tensor, bits: int, length: int, signed: bool) -> Tensor:
@@ -64,19 +64,45 @@ def unpack(packed: Tensor, bits: int, length: int, signed: bool) -> Tensor:
             f"cannot unpack {length} codes of {bits} bits from {packed.dtype} of shape {tuple(packed.shape)}",
             fix=f"pass uint8 rows of {packed_bytes(length, bits)} bytes",
         )
+    lead = packed.shape[:-1]
+    rows = packed.reshape(math.prod(lead), packed.shape[-1])
+    codes = torch.empty(len(rows), length, dtype=torch.int8 if signed else torch.uint8, device=packed.device)
+    offset = 1 << (bits - 1) if signed else 0
+    for row, column in tiles(*codes.shape, multiple=CODES_A_WORD):
+        codes[row, column] = _unpacked_tile(rows[row, _octets(column, bits)], bits, column.stop - column.start) - offset
+    return codes.reshape(*lead, length)
+
+
+def _octets(column: slice, bits: int) -> slice:
+    """Give the bytes of a run of codes that starts at a whole word."""
+    first = column.start * bits // 8
+    return slice(first, first + packed_bytes(column.stop - column.start, bits))
+
+
+def _packed_tile(codes: Tensor, bits: int, offset: int) -> Tensor:
+    """Pack checked codes `[rows, length]`."""
+    unsigned = codes.to(torch.int16) + offset
     if bits == 8:
-        unsigned = packed.to(torch.int16)
-    else:
-        octets = functional.pad(packed, (0, -packed.shape[-1] % bits)).unflatten(-1, (-1, bits))
-        words = torch.zeros(octets.shape[:-1], dtype=torch.int64)
-        for index in range(bits):
-            words |= octets[..., index].to(torch.int64) << (8 * index)
-        mask = (1 << bits) - 1
-        codes = [((words >> (bits * index)) & mask).to(torch.int16) for index in range(CODES_A_WORD)]
-        unsigned = torch.stack(codes, dim=-1).flatten(-2)[..., :length]
-    if signed:
-        return (unsigned - (1 << (bits - 1))).to(torch.int8)
-    return unsigned.to(torch.uint8)
+        return unsigned.to(torch.uint8)
+    padded = functional.pad(unsigned, (0, -unsigned.shape[1] % CODES_A_WORD))
+    words = padded[:, ::CODES_A_WORD].to(torch.int64)
+    for index in range(1, CODES_A_WORD):
+        words |= padded[:, index::CODES_A_WORD].to(torch.int64) << (bits * index)
+    octets = torch.stack([((words >> (8 * index)) & 0xFF).to(torch.uint8) for index in range(bits)], dim=-1)
+    return octets.flatten(1)[:, : packed_bytes(codes.shape[1], bits)]
+
+
+def _unpacked_tile(packed: Tensor, bits: int, length: int) -> Tensor:
+    """Give the unsigned codes `[rows, length]` of packed rows, as int16."""
+    if bits == 8:
+        return packed.to(torch.int16)
+    octets = functional.pad(packed, (0, -packed.shape[1] % bits)).unflatten(1, (-1, bits))
+    words = octets[:, :, 0].to(torch.int64)
+    for index in range(1, bits):
+        words |= octets[:, :, index].to(torch.int64) << (8 * index)
+    mask = (1 << bits) - 1
+    codes = [((words >> (bits * index)) & mask).to(torch.int16) for index in range(CODES_A_WORD)]
+    return torch.stack(codes, dim=-1).flatten(1)[:, :length]
 
 
 def _check_bits(bits: int) -> None:

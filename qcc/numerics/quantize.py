@@ -7,21 +7,35 @@ scale. A kernel that follows them gives the same codes and the same values, bit 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from qcc.errors import Problem, ShapeError
-from qcc.numerics.blocks import block_grid_rows
+from qcc.numerics.blocks import block_extents, block_grid_rows
 from qcc.numerics.coding import decode, encode
+from qcc.numerics.kaxis import KAxisIndex, group_index_of
 from qcc.numerics.levels import Chain, round_level
+from qcc.numerics.lowrank import low_rank
 from qcc.numerics.parameters import parameters_of, statistics_of, working
-from qcc.numerics.planes import solve_planes
+from qcc.numerics.plane_fit import fit_planes
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import PlanesDecode, SelectDecode, TableDecode, block_grid
+from qcc.numerics.qtype_parts import (
+    IntDecode,
+    KAxis,
+    LowRank,
+    PlanesDecode,
+    SelectDecode,
+    Slice,
+    TableDecode,
+    block_grid,
+)
 from qcc.numerics.search import searched_parameters, selected_parameters
+from qcc.numerics.sides import StoredSides, join_sides, mask_of, split_sides, with_side
 from qcc.numerics.slices import is_cut, row_slices, slice_parameters
+from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype, parameter_problems, stored_dtype
 
 
@@ -77,11 +91,16 @@ def quantize(
     well (of NaN, where a float has it), and the scale carries the NaN or infinity to the decoded value; with
     given scales a NaN is lost. `seed` feeds stochastic rounding.
 
+    Sides of the type are split off first (see `split_sides`), and what the codes lose goes into low-rank
+    factors. A type that reads slices of its codes is encoded like the master.
+
     Raises:
         ShapeError: no elements, parameters of a wrong shape; static types: values that are not finite.
         RecipeError: a selected decode without shares.
     """
     shape = tuple(x.shape)
+    x, sides = split_sides(x, qtype.sides, where) if qtype.sides else (x, ())
+    sides = _with_own_order(sides, qtype, shape, where)
     if parameters is None:
         parameters = compute_qparams(x, qtype, where)
     found = parameter_problems(qtype, shape, parameters)
@@ -91,7 +110,11 @@ def quantize(
     for index, rows in enumerate(row_slices(qtype, shape)):
         own = slice_parameters(parameters, qtype, shape, rows)
         codes[rows] = encode(working(x[rows]), qtype, own, seed + index)
-    return QuantizedTensor(qtype, shape, codes, parameters)
+    mask = mask_of(sides)
+    if mask is not None:
+        codes.masked_fill_(~mask.mask(), 0)
+    quantized = QuantizedTensor(qtype, shape, codes, parameters, sides)
+    return replace(quantized, sides=_with_factors(x, quantized, where))
 
 
 def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -99,15 +122,17 @@ def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -
 
     scale = product of the levels, root first; then scale·(code - zero), scale·code + zero for a `post`
     zero, scale·code - zero for `min`, root·(leaf·code + zero) for a `scaled` one. Computed in float64 for
-    float64, else in float32 and rounded once to `dtype`.
+    float64, else in float32 and rounded once to `dtype`. Then the sides: masked elements are zero, outliers
+    and low-rank factors are added. Of a sliced type only the top bits of the codes are read.
     """
     qtype, shape = quantized.qtype, quantized.shape
     real = torch.float64 if dtype == torch.float64 else torch.float32
-    values = torch.empty(shape, dtype=dtype, device=quantized.codes.device)
+    stored = any(side is not None for side in quantized.sides)
+    values = torch.empty(shape, dtype=real if stored else dtype, device=quantized.codes.device)
     for rows in row_slices(qtype, shape):
         own = slice_parameters(quantized.parameters, qtype, shape, rows)
-        values[rows] = decode(quantized.codes[rows], qtype, own, real)
-    return values
+        values[rows] = decode(_read_codes(quantized.codes[rows], qtype), qtype, own, real)
+    return join_sides(values, quantized.sides, dtype) if stored else values
 
 
 def fake_quantize(x: Tensor, qtype: QType | str) -> Tensor:
@@ -156,6 +181,38 @@ def check_finite(x: Tensor, where: str) -> None:
     )
 
 
+def _read_codes(codes: Tensor, qtype: QType) -> Tensor:
+    """Give the codes as decoding reads them: of a sliced type only their top bits."""
+    for side in qtype.sides:
+        if isinstance(side, Slice) and isinstance(qtype.decode, IntDecode):
+            return slice_codes(codes, qtype.decode, side.bits)
+    return codes
+
+
+def _with_own_order(sides: StoredSides, qtype: QType, shape: tuple[int, ...], where: str) -> StoredSides:
+    """Fill in the order of the columns of a type that has one: columns are coded as they come."""
+    for side in qtype.sides:
+        if isinstance(side, KAxis) and shape[-1] <= side.count:
+            what = f"{shape[-1]} columns cannot be what {side} expanded: it adds {side.count} to those there were"
+            raise ShapeError(f"a tensor of shape {shape} does not fit {qtype}", [Problem(where, what)])
+        if isinstance(side, KAxis) and (side.permuted or side.group_index):
+            order = torch.arange(shape[-1] - side.count)
+            extent = block_extents(qtype.levels[0].block, shape)[-1] if qtype.levels else shape[-1]
+            groups = group_index_of(order, extent) if side.group_index else None
+            sides = with_side(qtype.sides, sides, KAxisIndex(order if side.permuted else None, groups))
+    return sides
+
+
+def _with_factors(x: Tensor, quantized: QuantizedTensor, where: str) -> StoredSides:
+    """Give the sides with low-rank factors of what quantization lost of `x`."""
+    sides = quantized.sides
+    for side in quantized.qtype.sides:
+        if isinstance(side, LowRank):
+            lost = working(x) - dequantize(quantized, working(x).dtype)
+            sides = with_side(quantized.qtype.sides, sides, low_rank(lost, side, where=where))
+    return sides
+
+
 def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameters:
     decode = qtype.decode
     if isinstance(decode, SelectDecode) or (isinstance(decode, TableDecode) and decode.selector is not None):
@@ -176,10 +233,10 @@ def _plane_parameters(x: Tensor, qtype: QType, decode: PlanesDecode) -> Paramete
     parts = [whole] if is_cut(leaf.block, tuple(x.shape)) else row_slices(qtype, tuple(x.shape))
     for part in parts:
         rows, valid, _ = block_grid_rows(x[part], leaf.block)
-        solution = solve_planes(rows, valid, decode.count, decode.digits, offset=qtype.zero is not None)
-        coefficients.append(solution.coefficients)
-        if solution.offset is not None:
-            offsets.append(solution.offset)
+        found, offset = fit_planes(rows, valid, decode.count, decode.digits, offset=qtype.zero is not None)
+        coefficients.append(found)
+        if offset is not None:
+            offsets.append(offset)
     sizes = torch.cat(coefficients).reshape(*grid, decode.count)
     scales = Chain((round_level(sizes, leaf, sizes, 1.0),), (None,))
     if qtype.zero is None:

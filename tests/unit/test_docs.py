@@ -213,6 +213,34 @@ def code_of(path: Path) -> str:
     return "\n".join([*lines, *spans])
 
 
+# ---- docs/formats.md -------------------------------------------------------------------------------
+
+
+def test_texts_of_the_formats_page_are_formats() -> None:
+    (texts,) = blocks(DOCS / "formats.md", "formats")
+    lines = texts.splitlines()
+    assert len(lines) > 15
+    x = torch.randn(4, 256)
+    for line in lines:
+        qtype = qcc.numerics.format_of(re.split(r"\s{3,}", line)[0])
+        assert qcc.numerics.fake_quantize(x, qtype).shape == x.shape
+    assert "bits, " in execute(DOCS / "formats.md", {})
+
+
+def test_every_word_of_a_format_is_documented() -> None:
+    from qcc.numerics import qtype_parts as parts
+    from qcc.numerics.qtype_sides import SIDE_READERS
+
+    code = code_of(DOCS / "formats.md")
+    words = {
+        *(*parts.GRIDS, *parts.LAYOUTS, *parts.WHENS, *parts.ROUNDINGS, *parts.OVERFLOWS, *parts.FLOAT_VARIANTS),
+        *(*parts.COEFFICIENTS, *parts.DIGIT_STATES, *parts.STATISTICS, *parts.LEVEL_ROUNDINGS, *parts.FLOAT_BITS),
+        *(*parts.ZERO_KINDS, *parts.SPARSE_KINDS, *parts.EXPANSIONS, *SIDE_READERS, "select", "planes", "table"),
+    }
+    assert len(words) > 50
+    assert not [word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?!\w)", code)]
+
+
 # ---- docs/recipes.md -------------------------------------------------------------------------------
 
 
