@@ -71,13 +71,14 @@ def pack_weights(
     G = ceil(K / group); the last group may be short. `group` is any positive number up to 65792 (the
     int32 bound); a group that is not a multiple of 32 is stored padded to one. With `scale_f16` the
     scales are stored in two bytes and must already be float16 values. A symmetric format passes the
-    constant zero point 2^(bits-1). With `lookup` the planes are one bit wide each, as `tlinear` reads them; the sizes of
-    all sections are the same. Raises ShapeError with every fault found, located by `where`.
+    constant zero point 2^(bits-1). With `lookup` the planes are one bit wide each, as `tlinear` reads them; the
+    sizes of all sections are the same. Raises ShapeError with every fault found, located by `where`.
     """
     _check(codes, bits, group, scales, zeros, scale_f16, where)
     n, k = codes.shape
     stored_scales = scales.astype(np.float16 if scale_f16 else np.float32)
-    sections = [_pack_codes(codes, bits, group, plane_widths(bits, lookup)).tobytes(), _interleave(stored_scales).tobytes()]
+    planes = _pack_codes(codes, bits, group, plane_widths(bits, lookup))
+    sections = [planes.tobytes(), _interleave(stored_scales).tobytes()]
     if not isinstance(zeros, int):
         sections.append(_interleave(zeros).tobytes())
     blob, offsets = _join(sections)

@@ -314,5 +314,7 @@ def test_lookup_planes_take_the_bytes_of_the_codes() -> None:
                 assert found == codes[r, k] >> bit & 1
     assert len(packed.blob) == len(pack.pack_weights(codes, 3, 32, np.ones((2, 1), F32), 4).blob)
     for bits in (1, 8):  # one bit: the layouts are the same
-        blobs = [pack.pack_weights(codes & 1, bits, 32, np.ones((2, 1), F32), 4, lookup=lk).blob for lk in (True, False)]
+        blobs = [
+            pack.pack_weights(codes & 1, bits, 32, np.ones((2, 1), F32), 4, lookup=lk).blob for lk in (True, False)
+        ]
         assert (blobs[0] == blobs[1]) == (bits == 1)
