@@ -1,10 +1,10 @@
 /* Time one product after another, each beside the machine's limits at that very moment.
  *
  * A line of input is `kernel m n k bits group threads seconds`; a line of output is a JSON object. Kernels: qlinear
- * (integer dot), tlinear and tlinear_int8 (lookup, exact and rounded tables), wlinear (decoded weights), linear (float).
- * Activations are normal numbers; quantizing them and building tables is part of the time. Products with one row rotate over
- * more weights than the caches hold. Bursts of the kernel, of reading memory and of vpdpbusd take turns, so that
- * whatever else the machine does meets all three alike. */
+ * (integer dot), tlinear and tlinear_int8 (lookup, exact and rounded tables), wlinear (decoded weights), linear
+ * (float). Activations are normal numbers; quantizing them and building tables is part of the time. Products with
+ * one row rotate over more weights than the caches hold. Bursts of the kernel, of reading memory and of vpdpbusd
+ * take turns, so that whatever else the machine does meets all three alike. */
 #define _GNU_SOURCE
 #include "qcc_runtime.h"
 
@@ -57,7 +57,7 @@ static float *numbers(int64_t count) {
         int64_t sum = 0;
         for (int j = 0; j < 3; j++) {
             const uint64_t r = random_word();
-            sum += (int64_t)(r & 0xffff) + (int64_t)(r >> 16 & 0xffff) + (int64_t)(r >> 32 & 0xffff) + (int64_t)(r >> 48);
+            for (int part = 0; part < 64; part += 16) sum += (int64_t)(r >> part & 0xffff);
         }
         x[i] = (float)(sum - 12 * 32768) / 65536.0f;
     }
@@ -224,12 +224,17 @@ static void run(const job *j, const uint8_t *weights, const uint8_t *scales) {
     const int64_t m = j->m, n = j->n, k = j->k, group = j->group ? j->group : k, groups = qcc_groups(k, group);
     const int64_t length = qcc_padded_k(k, group);
     const int rounded = strcmp(j->kernel, "tlinear_int8") == 0;
-    const qcc_epilogue none = {NULL, NULL, 0, QCC_ACT_NONE};
+    const qcc_epilogue none = {.activation = QCC_ACT_NONE};
     float *x = numbers(m * k), *y = memory(m * n * 4);
     const qcc_qweight w = {weights, scales, NULL, 1 << (j->bits - 1) % 8, j->bits, 1, n, k, group};
     const qcc_qrows rows = {memory(m * length), memory(m * 4), memory(m * groups * 4), 0};
-    const qcc_table_rows tables = {memory(m * length * 4), rounded ? NULL : memory(m * length * 4), rounded ? NULL : memory(m * length / 4),
-                                   memory(m * groups * 4), memory(m * groups * 4)};
+    const qcc_table_rows tables = {
+        .entries = memory(m * length * 4),
+        .rest = rounded ? NULL : memory(m * length * 4),
+        .lines = rounded ? NULL : memory(m * length / 4),
+        .centers = memory(m * groups * 4),
+        .wide = memory(m * groups * 4),
+    };
     product p = {.job = j, .kernels = qcc_select_kernels(), .pool = {.threads = j->threads}};
     p.quantize = (qcc_quantize){x, k, m, k, group, 127, 1, NULL, rows};
     p.tables = (qcc_tables){rows, m, k, group, tables};
@@ -239,7 +244,8 @@ static void run(const job *j, const uint8_t *weights, const uint8_t *scales) {
     p.real = (qcc_linear){x, k, (const float *)(const void *)weights, y, n, m, n, k, none};
     const int64_t scale_bytes = j->bits == 32 ? 0 : qcc_round_up(qcc_round_up(n, 16) * groups * 2, 64);
     measure(&p, weights, scales, qcc_round_up(n, 16) * length * j->bits / 8, scale_bytes);
-    void *all[] = {x, y, rows.codes, rows.scales, rows.sums, tables.entries, tables.rest, tables.lines, tables.centers, tables.wide};
+    void *all[] = {x, y, rows.codes, rows.scales, rows.sums, tables.entries, tables.rest, tables.lines, tables.centers,
+                   tables.wide};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     qcc_release(&p.pool.scratch);
 }
@@ -250,7 +256,8 @@ int main(void) {
     for (int64_t i = 0; i < SCALE_BYTES / 2; i++) ((uint16_t *)scales)[i] = 0x1c00; /* 2^-8 */
     job j;
     long m, n, k, group;
-    while (scanf("%31s %ld %ld %ld %d %ld %d %lf", j.kernel, &m, &n, &k, &j.bits, &group, &j.threads, &j.seconds) == 8) {
+    const char *format = "%31s %ld %ld %ld %d %ld %d %lf";
+    while (scanf(format, j.kernel, &m, &n, &k, &j.bits, &group, &j.threads, &j.seconds) == 8) {
         j.m = m, j.n = n, j.k = k, j.group = group;
         used_clock = j.threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
         run(&j, weights, scales);
