@@ -77,6 +77,7 @@ def _contract(case: ContractCase, lowered: Lowered) -> dict[str, Any]:
         "qmax": 2 ** (case.bits - 1) - 1,
         "narrow": int(case.narrow),
         "group_scales": int(case.group_scales),
+        "lookup": int(case.lookup),
         "static_scale": "" if case.static_scale is None else c_value(case.static_scale, lowered.places),
         "weight": c_value(case.weight, lowered.places),
     }

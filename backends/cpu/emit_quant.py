@@ -8,6 +8,7 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.code_rows import CodeRows
 from qcc.backends.cpu.emit_kernel import join_epilogue
+from qcc.backends.cpu.emit_lookup import by_lookup, has_exact_tables, table_rows
 from qcc.backends.cpu.fields import read, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.qformat import (
@@ -139,12 +140,14 @@ def weight_value(low: Lowering, value: SSAValue) -> QuantizedTensor:
     return low.constants.store.quantized(value.owner.key.data)
 
 
-def packed_weight(low: Lowering, value: SSAValue, group: int) -> Struct:
-    """Note that a weight is needed packed in groups, and write its `qcc_qweight`."""
+def packed_weight(low: Lowering, value: SSAValue, group: int, *, lookup: bool = False) -> Struct:
+    """Note that a weight is needed packed in groups, for lookup or not, and write its `qcc_qweight`."""
     name, qtype, (rows, columns) = quantized_weight(low, value)
     check_weight(qtype, group)
+    planes = lookup and stored_bits(qtype) > 1  # a single bit has one layout
     buffer = low.constants.derived(
-        f"{name}: packed, group {group}", lambda: pack_quantized(weight_value(low, value), group, name).blob
+        f"{name}: {'bit planes' if planes else 'packed'}, group {group}",
+        lambda: pack_quantized(weight_value(low, value), group, name, lookup=planes).blob,
     )
     blocks, groups, bits = -(-rows // 16), -(-columns // group), stored_bits(qtype)
     scale_at = _aligned(blocks * (_padded(columns, group) // 32) * bits * 64)
@@ -173,7 +176,10 @@ def emit_contract(low: Lowering, op: ContractOp) -> None:
     _, qtype, (n, k) = quantized_weight(low, op.weight)
     kind = type_of(op.input)
     m = product(kind.shape[:-1])
+    lookup = by_lookup(op)
     if kind.qtype is None:
+        if lookup:
+            raise Refusal("looks up sums of an input that is not quantized", "quantize it, or plan dequant_first")
         rows = low.rows(low.view(op.input))
         weight = packed_weight(low, op.weight, weight_group(qtype, k))
         fields: dict[str, Value] = {"x": read(rows.view), "x_stride": rows.stride, "w": weight}
@@ -184,13 +190,16 @@ def emit_contract(low: Lowering, op: ContractOp) -> None:
     codes = low.code_rows.get((origin_of(op.input), group))
     if codes is None:
         raise Refusal("its input is not the result of a qcc.quantize")
-    weight = packed_weight(low, op.weight, group)
+    weight = packed_weight(low, op.weight, group, lookup=lookup)
     name = location_of(op) or quantized_weight(low, op.weight)[0]
     static = _static_of(low, op.input)
     low.schedule.contracts.append(
-        ContractCase(name, weight, form.bits, form.narrow, bool(form.group), static, n, k, group)
+        ContractCase(name, weight, form.bits, form.narrow, bool(form.group), static, n, k, group, lookup)
     )
-    _finish(low, op, "qlinear", {"x": codes.struct(), "w": weight}, m, n, m * n * k)
+    fields = {"x": codes.struct(), "w": weight}
+    if lookup:
+        fields["t"] = table_rows(low, origin_of(op.input), codes, k, has_exact_tables(op)).struct()
+    _finish(low, op, "tlinear" if lookup else "qlinear", fields, m, n, m * n * k)
 
 
 def _static_of(low: Lowering, value: SSAValue) -> Pointer | None:

@@ -15,6 +15,7 @@ from qcc.backends.cpu.fields import dtype, nd_fields, read, write
 from qcc.backends.cpu.inplace import Uses, live_operations
 from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Call, Check, Schedule, Value
+from qcc.backends.cpu.table_rows import TableRows
 from qcc.backends.cpu.views import ONE, ZERO, Buffer, Rows, View, as_rows, collapse, dense
 from qcc.backends.cpu.weights import Constants
 from qcc.errors import Problem, UnsupportedOp
@@ -49,6 +50,7 @@ class Lowering:
         self.updated = {op.key.data for op in program.body.block.ops if isinstance(op, UpdateStateOp)}
         self.quantized: dict[SSAValue, QuantizedTensor] = {}
         self.code_rows: dict[tuple[SSAValue, int], CodeRows] = {}
+        self.table_rows: dict[tuple[SSAValue, int, bool], TableRows] = {}
         self.pending: list[tuple[str, View]] = []
         self._comment = ""
         for index, argument in enumerate(program.body.block.args):

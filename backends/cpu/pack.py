@@ -1,6 +1,7 @@
 """Pack weights into the layouts that the C kernels read in place.
 
     codes [N, K]  ->  blocks of 16 rows, chunks of 32 k, bit planes   (see `qcc_qweight` in qcc_kernels.h)
+    for lookup    ->  the same, every plane one bit wide               (see `qcc_tlinear` in qcc_kernels_tables.h)
 
 The same bytes serve every instruction set, so that a mapped file needs no work at load time.
 """
@@ -62,6 +63,7 @@ def pack_weights(
     zeros: NDArray[np.uint8] | int,
     *,
     scale_f16: bool = False,
+    lookup: bool = False,
     where: str = "",
 ) -> PackedWeight:
     """Pack unsigned codes [N, K] of 1..8 bits with scales [N, G] and zero points [N, G] or one for all.
@@ -69,12 +71,14 @@ def pack_weights(
     G = ceil(K / group); the last group may be short. `group` is any positive number up to 65792 (the
     int32 bound); a group that is not a multiple of 32 is stored padded to one. With `scale_f16` the
     scales are stored in two bytes and must already be float16 values. A symmetric format passes the
-    constant zero point 2^(bits-1). Raises ShapeError with every fault found, located by `where`.
+    constant zero point 2^(bits-1). With `lookup` the planes are one bit wide each, as `tlinear` reads them; the
+    sizes of all sections are the same. Raises ShapeError with every fault found, located by `where`.
     """
     _check(codes, bits, group, scales, zeros, scale_f16, where)
     n, k = codes.shape
     stored_scales = scales.astype(np.float16 if scale_f16 else np.float32)
-    sections = [_pack_codes(codes, bits, group).tobytes(), _interleave(stored_scales).tobytes()]
+    planes = _pack_codes(codes, bits, group, plane_widths(bits, lookup))
+    sections = [planes.tobytes(), _interleave(stored_scales).tobytes()]
     if not isinstance(zeros, int):
         sections.append(_interleave(zeros).tobytes())
     blob, offsets = _join(sections)
@@ -132,7 +136,14 @@ def _check(
         raise ShapeError("a weight cannot be packed", [Problem(where or "weight", fault) for fault in faults])
 
 
-def _pack_codes(codes: NDArray[np.uint8], bits: int, group: int) -> NDArray[np.uint8]:
+def plane_widths(bits: int, lookup: bool) -> tuple[int, ...]:
+    """Return the widths of the planes of a code, most significant bits first."""
+    if lookup:
+        return (1,) * bits
+    return (8,) if bits == 8 else tuple(width for width in (4, 2, 1) if bits & width)
+
+
+def _pack_codes(codes: NDArray[np.uint8], bits: int, group: int, widths: tuple[int, ...]) -> NDArray[np.uint8]:
     """Codes [N, K] -> [blocks, chunks, bits, 64]."""
     padded = _blocks(_pad_groups(codes, group))
     blocks, _, k = padded.shape
@@ -140,10 +151,9 @@ def _pack_codes(codes: NDArray[np.uint8], bits: int, group: int) -> NDArray[np.u
     lines = quads.reshape(blocks, k // CHUNK, 8, 64)
     planes: list[NDArray[np.uint8]] = []
     low = bits
-    for width in (8,) if bits == 8 else (4, 2, 1):
-        if bits & width:
-            low -= width
-            planes.append(_pack_plane(lines >> np.uint8(low) & np.uint8((1 << width) - 1), width))
+    for width in widths:
+        low -= width
+        planes.append(_pack_plane(lines >> np.uint8(low) & np.uint8((1 << width) - 1), width))
     return np.concatenate(planes, axis=2)
 
 

@@ -121,8 +121,8 @@ def constant_zero(qtype: QType) -> int | None:
     return 2 ** (decode.bits - 1) if decode.signed else 0
 
 
-def pack_quantized(weight: QuantizedTensor, group: int, where: str) -> PackedWeight:
-    """Pack a weight [N, K] for the kernels, in groups of `group` along K."""
+def pack_quantized(weight: QuantizedTensor, group: int, where: str, *, lookup: bool = False) -> PackedWeight:
+    """Pack a weight [N, K] for the kernels, in groups of `group` along K; in planes of one bit each for `lookup`."""
     qtype, (rows, columns) = weight.qtype, weight.shape
     decode = integer_decode(qtype, "weight")
     half = 2 ** (decode.bits - 1) if decode.signed else 0
@@ -145,6 +145,7 @@ def pack_quantized(weight: QuantizedTensor, group: int, where: str) -> PackedWei
         _spread(scales, qtype, rows, columns, group).numpy(),
         zeros,
         scale_f16=stores_f16_scales(qtype),
+        lookup=lookup,
         where=where,
     )
 

@@ -81,7 +81,10 @@ class Check:
 
 @dataclass(frozen=True)
 class ContractCase:
-    """An integer contraction as golden vectors test it: its packed weight and how its input is quantized."""
+    """An integer contraction as golden vectors test it: its packed weight and how its input is quantized.
+
+    `lookup` says that the weight is packed for the lookup linear.
+    """
 
     name: str
     weight: Struct
@@ -92,6 +95,7 @@ class ContractCase:
     n: int
     k: int
     group: int
+    lookup: bool = False
 
 
 @dataclass

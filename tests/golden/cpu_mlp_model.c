@@ -262,13 +262,25 @@ static const part_t parts[] = {part_0, NULL};
 /* ---- The interface --------------------------------------------------------------------------- */
 
 int model_open(const char *weights_path, model_t **model, char *message, size_t message_size) {
+    const char *wanted = getenv("QCC_PAGES");
+    int pages = wanted && strcmp(wanted, "huge") == 0 ? MODEL_PAGES_HUGE : MODEL_PAGES_MAPPED;
+    return model_open_pages(weights_path, pages, model, message, message_size);
+}
+
+int model_pages(const model_t *model) {
+    return model && model->weights.memory ? MODEL_PAGES_HUGE : MODEL_PAGES_MAPPED;
+}
+
+int model_open_pages(const char *weights_path, int pages, model_t **model, char *message, size_t message_size) {
     const char *problem = weights_path ? NULL : "no path was given";
     if (message && message_size) message[0] = 0;
     if (model == NULL) return STATUS_ARGUMENT;
     *model = NULL;
+    if (pages != MODEL_PAGES_MAPPED && pages != MODEL_PAGES_HUGE) return STATUS_ARGUMENT;
     model_t *opened = calloc(1, sizeof *opened);
     if (opened == NULL) return MODEL_MEMORY;
-    if (problem == NULL) problem = qcc_map(&opened->weights, weights_path, WEIGHTS_SIZE, WEIGHTS_FINGERPRINT);
+    if (problem == NULL)
+        problem = qcc_map(&opened->weights, weights_path, WEIGHTS_SIZE, WEIGHTS_FINGERPRINT, pages == MODEL_PAGES_HUGE);
     if (problem) {
         if (message && message_size)
             snprintf(message, message_size, "weights file '%s' %s", weights_path ? weights_path : "", problem);

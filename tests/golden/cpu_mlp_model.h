@@ -60,6 +60,15 @@ typedef struct model_session model_session_t;
 MODEL_API int model_open(const char *weights_path, model_t **model, char *message, size_t message_size);
 MODEL_API void model_close(model_t *model);
 
+/* Where the weights are while a model is open. Mapped: read in place from the file, shared by all processes. Huge: read
+ * into memory of this process alone, on pages of 2 MB, which some processors read faster; a system that has no such
+ * pages to give maps the file instead. model_open maps, unless the environment says QCC_PAGES=huge. */
+typedef enum { MODEL_PAGES_MAPPED = 0, MODEL_PAGES_HUGE = 1 } model_page_kind;
+MODEL_API int model_open_pages(const char *weights_path, int pages, model_t **model, char *message,
+                               size_t message_size);
+/* Say which of the two an open model has. */
+MODEL_API int model_pages(const model_t *model);
+
 /* Make a session that computes on up to `threads` threads. The model must stay open. */
 MODEL_API int model_session_create(const model_t *model, int threads, model_session_t **session);
 MODEL_API void model_session_destroy(model_session_t *session);

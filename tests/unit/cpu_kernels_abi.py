@@ -42,6 +42,7 @@ Epilogue = _struct(
     "Epilogue", ("bias gate", P), ("gate_stride", L), ("residual", P), ("residual_stride", L), ("activation", INT)
 )
 QRows = _struct("QRows", ("codes scales sums", P), ("group_scales", INT))
+TableRows = _struct("TableRows", ("entries rest lines centers wide", P))
 Shape = _struct("Shape", ("rank", INT), ("shape", DIMS))
 _CONV = (("x w bias y", P), ("batch in_channels out_channels groups in_h in_w out_h out_w", L))
 _WINDOW = ("kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w", L)
@@ -57,6 +58,16 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("out", QRows),
     ),
     "qlinear": _struct("QLinear", ("x", QRows), ("w", QWeight), ("y", P), ("y_stride m", L), ("epilogue", Epilogue)),
+    "tables": _struct("Tables", ("x", QRows), ("m k group", L), ("out", TableRows)),
+    "tlinear": _struct(
+        "TLinear",
+        ("t", TableRows),
+        ("x", QRows),
+        ("w", QWeight),
+        ("y", P),
+        ("y_stride m", L),
+        ("epilogue", Epilogue),
+    ),
     "wlinear": _struct(
         "WLinear",
         ("x", P),

@@ -24,6 +24,8 @@ const char *t_isa(void) { return qcc_select_kernels()->isa; }
 
 PLAIN(quantize)
 WITH_SCRATCH(qlinear)
+PLAIN(tables)
+WITH_SCRATCH(tlinear)
 WITH_SCRATCH(wlinear)
 PLAIN(linear)
 WITH_SCRATCH(matmul)

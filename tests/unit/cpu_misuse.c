@@ -26,7 +26,13 @@ int main(int count, char **words) {
     expect("open nothing", model_open("/nonexistent", &model, message, sizeof message), MODEL_FILE);
     expect("message ends", (int)strlen(message) < (int)sizeof message, 1);
     expect("open a folder", model_open("/", &model, NULL, 0), MODEL_FILE);
+    expect("open on unknown pages", model_open_pages(words[1], 7, &model, NULL, 0), MODEL_ARGUMENT);
+    expect("open nothing on 2 MB pages", model_open_pages("/nonexistent", MODEL_PAGES_HUGE, &model, NULL, 0), MODEL_FILE);
+    expect("open on 2 MB pages", model_open_pages(words[1], MODEL_PAGES_HUGE, &model, NULL, 0), MODEL_OK);
+    model_close(model);
+    expect("pages of no model", model_pages(NULL), MODEL_PAGES_MAPPED);
     expect("open", model_open(words[1], &model, NULL, 0), MODEL_OK);
+    expect("pages by default", model_pages(model), MODEL_PAGES_MAPPED);
     expect("no threads", model_session_create(model, 0, &session), MODEL_ARGUMENT);
     expect("no model", model_session_create(NULL, 1, &session), MODEL_ARGUMENT);
     expect("no place", model_session_create(model, 1, NULL), MODEL_ARGUMENT);

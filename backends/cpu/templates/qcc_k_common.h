@@ -69,4 +69,8 @@ QCC_INLINE int64_t qcc_block_bytes(const qcc_qweight *w) {
 #define QCC_IVDEP _Pragma("GCC ivdep")
 #endif
 
+/* Ask for weights that a row of the product will read 8 KB later. Hardware starts anew at every page, and reads ahead
+ * too little where tables or activations are read between the weights. */
+#define QCC_PREFETCH(p) __builtin_prefetch((const void *)((uintptr_t)(p) + 8192))
+
 #define QCC_SPAN 256 /* elements staged at a time for strided operands */

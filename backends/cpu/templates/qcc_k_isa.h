@@ -8,6 +8,8 @@
 #include "qcc_k_pack.h"
 #include "qcc_k_dot.h"
 #include "qcc_k_qlinear.h"
+#include "qcc_k_tables.h"
+#include "qcc_k_tlinear.h"
 #include "qcc_k_decode.h"
 #include "qcc_k_gemm.h"
 #include "qcc_k_linear.h"
@@ -18,6 +20,8 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
     QCC_ISA_NAME,
     QCC_FN(qcc_k_quantize),
     QCC_FN(qcc_k_qlinear),
+    QCC_FN(qcc_k_tables),
+    QCC_FN(qcc_k_tlinear),
     QCC_FN(qcc_k_wlinear),
     QCC_FN(qcc_k_linear),
     QCC_FN(qcc_k_matmul),

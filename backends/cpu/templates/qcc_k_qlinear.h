@@ -32,7 +32,8 @@ QCC_HELPER void QCC_FN(qcc_dot_any)(const qcc_dot *d, int64_t m, int64_t tokens,
         case 4: qcc_dot_stored4_avx512vnni(d, m, tokens, out); return;
         case 5: qcc_dot_stored5_avx512vnni(d, m, tokens, out); return;
         case 6: qcc_dot_stored6_avx512vnni(d, m, tokens, out); return;
-        default: qcc_dot_stored7_avx512vnni(d, m, tokens, out); return;
+        case 7: qcc_dot_stored7_avx512vnni(d, m, tokens, out); return;
+        default: qcc_dot_stored8_avx512vnni(d, m, tokens, out); return;
         }
     }
 #endif
@@ -55,7 +56,7 @@ QCC_HELPER void QCC_FN(qcc_dot_setup)(qcc_dot *d, int64_t tile, int stored, uint
 
 QCC_KERNEL_FN QCC_FN(qcc_k_qlinear)(const qcc_qlinear *a, int64_t begin, int64_t end, void *scratch) {
     const int64_t row_tiles = qcc_ceil_div(a->m, QCC_TILE_M);
-    const int stored = QCC_ISA == QCC_ISA_AVX512 && a->w.bits < 8 && a->m <= 8;
+    const int stored = QCC_ISA == QCC_ISA_AVX512 && a->m <= (a->w.bits < 8 ? 8 : 1);
     qcc_dot d = {.a = a, .padded_k = qcc_padded_k(a->w.k, a->w.group), .groups = qcc_groups(a->w.k, a->w.group)};
     const int64_t step = stored ? 4 : QCC_FN(QCC_DOT_TOKENS)(d.groups);
     float out[12 * QCC_TILE_N];

@@ -309,6 +309,8 @@ typedef struct {
 } qcc_embedding;
 static inline int64_t qcc_embedding_units(const qcc_embedding *a) { return a->count; }
 
+#include "qcc_kernels_tables.h"
+
 /* ---- The table ------------------------------------------------------------------------------ */
 
 #define QCC_KERNEL(name, args) void (*name)(const args *, int64_t begin, int64_t end, void *scratch)
@@ -316,6 +318,8 @@ typedef struct {
     const char *isa; /* "portable", "avx2" or "avx512vnni" */
     QCC_KERNEL(quantize, qcc_quantize);
     QCC_KERNEL(qlinear, qcc_qlinear);
+    QCC_KERNEL(tables, qcc_tables);
+    QCC_KERNEL(tlinear, qcc_tlinear);
     QCC_KERNEL(wlinear, qcc_wlinear);
     QCC_KERNEL(linear, qcc_linear);
     QCC_KERNEL(matmul, qcc_matmul);

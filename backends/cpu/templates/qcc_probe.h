@@ -13,17 +13,36 @@
 typedef struct {
     qcc_qweight w;
     int32_t qmax, narrow, group_scales;
+    int32_t lookup; /* the weight is packed for tlinear */
     const float *static_scale;
 } qcc_contract;
 
 typedef struct {
-    qcc_memory codes, scales, sums, part, part_sums, ones, weight_ones, y, scratch;
+    qcc_memory codes, scales, sums, part, part_sums, ones, weight_ones, y, scratch, tables;
 } qcc_probe_memory;
 
 static inline void qcc_probe_release(qcc_probe_memory *p) {
     qcc_memory *all[] = {&p->codes, &p->scales, &p->sums, &p->part, &p->part_sums, &p->ones,
-                         &p->weight_ones, &p->y, &p->scratch};
+                         &p->weight_ones, &p->y, &p->scratch, &p->tables};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) qcc_release(all[i]);
+}
+
+/* Bytes of exact tables of m rows, as qcc_probe_lookup lays them out. */
+static inline int64_t qcc_probe_tables(const qcc_contract *c, int64_t m) {
+    return m * (qcc_padded_k(c->w.k, c->w.group) * 9 + qcc_groups(c->w.k, c->w.group) * 8);
+}
+
+/* The same product by lookup, with exact tables. */
+static inline void qcc_probe_lookup(const qcc_kernels *kernels, const qcc_qlinear *a, qcc_probe_memory *p) {
+    int64_t size = a->m * qcc_padded_k(a->w.k, a->w.group), groups = a->m * qcc_groups(a->w.k, a->w.group);
+    int8_t *bytes = (int8_t *)p->tables.data;
+    int32_t *words = (int32_t *)(void *)(bytes + 8 * size);
+    qcc_table_rows t = {bytes, bytes + 4 * size, words, words + size / 16, words + size / 16 + groups};
+    qcc_tables tables = {.x = a->x, .m = a->m, .k = a->w.k, .group = a->w.group, .out = t};
+    qcc_tlinear lookup = {
+        .t = t, .x = a->x, .w = a->w, .y = a->y, .y_stride = a->y_stride, .m = a->m, .epilogue = a->epilogue};
+    kernels->tables(&tables, 0, qcc_tables_units(&tables), NULL);
+    kernels->tlinear(&lookup, 0, qcc_tlinear_units(&lookup), p->scratch.data);
 }
 
 /* Probe the k positions [first, first + count) of group g: add their products to sums[m][n][g]. */
@@ -51,7 +70,8 @@ static inline void qcc_probe_piece(const qcc_kernels *kernels, const qcc_contrac
     };
     args.w.scales = p->weight_ones.data;
     args.w.scale_f16 = 0;
-    kernels->qlinear(&args, 0, qcc_qlinear_units(&args), p->scratch.data);
+    if (c->lookup) qcc_probe_lookup(kernels, &args, p);
+    else kernels->qlinear(&args, 0, qcc_qlinear_units(&args), p->scratch.data);
     for (int64_t i = 0; i < m * c->w.n; i++) sums[i * groups + g] += (int32_t)args.y[i];
 }
 
@@ -64,11 +84,13 @@ static inline int qcc_probe(const qcc_kernels *kernels, const qcc_contract *c, c
     int64_t scale_count = c->group_scales ? groups : 1;
     qcc_probe_memory p = {0};
     qcc_qlinear sized = {.w = c->w, .m = m};
+    qcc_tlinear lookup = {.w = c->w, .m = m};
+    int64_t scratch = qcc_max(qcc_qlinear_scratch(&sized), qcc_tlinear_scratch(&lookup));
     int ok = qcc_reserve(&p.codes, m * padded) && qcc_reserve(&p.scales, m * groups * 4) &&
              qcc_reserve(&p.sums, m * groups * 4) && qcc_reserve(&p.part, m * padded) &&
              qcc_reserve(&p.part_sums, m * groups * 4) && qcc_reserve(&p.ones, m * groups * 4) &&
              qcc_reserve(&p.weight_ones, ones * 4) && qcc_reserve(&p.y, m * c->w.n * 4) &&
-             qcc_reserve(&p.scratch, qcc_qlinear_scratch(&sized));
+             qcc_reserve(&p.scratch, scratch) && qcc_reserve(&p.tables, qcc_probe_tables(c, m));
     if (!ok) {
         qcc_probe_release(&p);
         return 0;

@@ -102,6 +102,8 @@ static inline void qcc_parallel_for(qcc_pool *pool, qcc_body body, const void *k
 typedef struct {
     const unsigned char *data;
     int64_t size;
+    void *memory;  /* of a copy, else NULL */
+    size_t length; /* of the memory */
 } qcc_file;
 
 static inline uint64_t qcc_read_u64(const unsigned char *p) {
@@ -111,8 +113,53 @@ static inline uint64_t qcc_read_u64(const unsigned char *p) {
 }
 
 static inline void qcc_unmap(qcc_file *file) {
-    if (file->data) munmap((void *)(uintptr_t)file->data, (size_t)file->size);
+    if (file->memory) munmap(file->memory, file->length);
+    else if (file->data) munmap((void *)(uintptr_t)file->data, (size_t)file->size);
     file->data = NULL;
+    file->memory = NULL;
+}
+
+#define QCC_HUGE ((size_t)2 << 20)
+
+/* Whether the system gives private memory pages of 2 MB to those who ask. */
+static inline int qcc_has_huge_pages(void) {
+    char text[64] = "[never]";
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    int descriptor = open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY);
+    if (descriptor < 0) return 0;
+    ssize_t length = read(descriptor, text, sizeof text - 1);
+    close(descriptor);
+    text[length > 0 ? length : 0] = 0;
+    if (length <= 0) return 0;
+#endif
+    return strstr(text, "[never]") == NULL;
+}
+
+/* Read a file into private memory on pages of 2 MB, and let the system forget its own copy. Returns 0 where that
+ * cannot be: the file is then mapped. */
+static inline int qcc_read_huge(qcc_file *file, int descriptor) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (!qcc_has_huge_pages()) return 0;
+    const size_t size = (size_t)file->size, length = (size + 2 * QCC_HUGE - 1) / QCC_HUGE * QCC_HUGE;
+    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return 0;
+    unsigned char *data = (unsigned char *)(((uintptr_t)memory + QCC_HUGE - 1) / QCC_HUGE * QCC_HUGE);
+    ssize_t part = madvise(data, size, MADV_HUGEPAGE) == 0;
+    for (size_t done = 0; part > 0 && done < size; done += (size_t)part)
+        part = pread(descriptor, data + done, size - done, (off_t)done);
+    if (part <= 0) {
+        munmap(memory, length);
+        return 0;
+    }
+    posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
+    file->memory = memory;
+    file->length = length;
+    file->data = data;
+    return 1;
+#else
+    (void)file, (void)descriptor;
+    return 0;
+#endif
 }
 
 static inline const char *qcc_check_file(const qcc_file *file, uint64_t size, uint64_t fingerprint) {
@@ -133,10 +180,10 @@ static inline const char *qcc_check_file(const qcc_file *file, uint64_t size, ui
     return NULL;
 }
 
-/* Map a weights file and check it. Returns NULL, or what is wrong. */
-static inline const char *qcc_map(qcc_file *file, const char *path, uint64_t size, uint64_t fingerprint) {
+/* Map a weights file, or copy it to pages of 2 MB (`huge`), and check it. Returns NULL, or what is wrong. */
+static inline const char *qcc_map(qcc_file *file, const char *path, uint64_t size, uint64_t fingerprint, int huge) {
     struct stat status;
-    file->data = NULL;
+    *file = (qcc_file){0};
     int descriptor = open(path, O_RDONLY);
     if (descriptor < 0) return "cannot be opened";
     if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size < 64) {
@@ -144,13 +191,15 @@ static inline const char *qcc_map(qcc_file *file, const char *path, uint64_t siz
         return "is too short to be a weights file";
     }
     file->size = (int64_t)status.st_size;
-    void *data = mmap(NULL, (size_t)file->size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    close(descriptor);
-    if (data == MAP_FAILED) return "cannot be mapped into memory";
-    file->data = data;
+    if (!huge || (uint64_t)file->size != size || !qcc_read_huge(file, descriptor)) {
+        void *data = mmap(NULL, (size_t)file->size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        if (data != MAP_FAILED) file->data = data;
 #ifdef MADV_HUGEPAGE
-    madvise(data, (size_t)file->size, MADV_HUGEPAGE);
+        if (file->data) madvise(data, (size_t)file->size, MADV_HUGEPAGE); /* for file systems that have such pages */
 #endif
+    }
+    close(descriptor);
+    if (file->data == NULL) return "cannot be mapped into memory";
     const char *problem = qcc_check_file(file, size, fingerprint);
     if (problem) qcc_unmap(file);
     return problem;
