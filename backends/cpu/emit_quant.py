@@ -16,6 +16,7 @@ from qcc.backends.cpu.qformat import (
     activation_format,
     check_weight,
     constant_zero,
+    is_mid_rise,
     pack_quantized,
     stored_bits,
     stores_f16_scales,
@@ -159,7 +160,8 @@ def packed_weight(low: Lowering, value: SSAValue, group: int, *, lookup: bool = 
         "scales": _section(buffer, "f16" if half else "f32", scale_at),
     }
     fields |= {"zero": zero} if zero is not None else {"zeros": _section(buffer, "u8", zero_at)}
-    fields |= {"bits": bits, "scale_f16": int(half), "n": rows, "k": columns, "group": group}
+    fields |= {"bits": bits, "scale_f16": int(half)} | ({"mid_rise": 1} if is_mid_rise(qtype) else {})
+    fields |= {"n": rows, "k": columns, "group": group}
     return Struct(fields)
 
 

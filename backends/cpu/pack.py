@@ -38,6 +38,7 @@ class PackedWeight:
     group: int
     bits: int
     scale_f16: bool
+    mid_rise: bool
     codes_offset: int
     scales_offset: int
     zeros_offset: int | None
@@ -63,6 +64,7 @@ def pack_weights(
     zeros: NDArray[np.uint8] | int,
     *,
     scale_f16: bool = False,
+    mid_rise: bool = False,
     lookup: bool = False,
     where: str = "",
 ) -> PackedWeight:
@@ -71,10 +73,13 @@ def pack_weights(
     G = ceil(K / group); the last group may be short. `group` is any positive number up to 65792 (the
     int32 bound); a group that is not a multiple of 32 is stored padded to one. With `scale_f16` the
     scales are stored in two bytes and must already be float16 values. A symmetric format passes the
-    constant zero point 2^(bits-1). With `lookup` the planes are one bit wide each, as `tlinear` reads them; the
-    sizes of all sections are the same. Raises ShapeError with every fault found, located by `where`.
+    constant zero point 2^(bits-1). With `mid_rise` codes of up to 7 bits stand for code + 1/2. With
+    `lookup` the planes are one bit wide each, as `tlinear` reads them; all sections keep their sizes.
+    Raises ShapeError with every fault found, located by `where`.
     """
     _check(codes, bits, group, scales, zeros, scale_f16, where)
+    if mid_rise and bits > 7:
+        raise ShapeError(f"{where or 'weight'}: {bits} bits on a mid-rise grid; its doubled sums take 7")
     n, k = codes.shape
     stored_scales = scales.astype(np.float16 if scale_f16 else np.float32)
     planes = _pack_codes(codes, bits, group, plane_widths(bits, lookup))
@@ -89,6 +94,7 @@ def pack_weights(
         group=group,
         bits=bits,
         scale_f16=scale_f16,
+        mid_rise=mid_rise,
         codes_offset=offsets[0],
         scales_offset=offsets[1],
         zeros_offset=offsets[2] if len(offsets) > 2 else None,

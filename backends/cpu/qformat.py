@@ -1,8 +1,8 @@
 """Which quantized formats the integer kernels take, and how weights of those formats are laid out for them.
 
-The kernels read a weight as `scale * (code - zero)` with unsigned codes of 1 to 8 bits, one scale and one integer
-zero point per row and group of K. Signed codes are stored with an offset of 2^(b-1); a mid-rise grid
-`(code + 1/2) * scale` is stored as `(2 code + 1) * (scale / 2)`, with one bit more.
+The kernels read a weight as `scale * (code - zero)`, or `scale * (code - zero + 1/2)` on a mid-rise grid, with unsigned
+codes of 1 to 8 bits, one scale and one integer zero point per row and group of K. Signed codes are stored with an
+offset of 2^(b-1). The bits stored are those of the format.
 """
 
 from __future__ import annotations
@@ -103,12 +103,17 @@ def check_weight(qtype: QType, group: int) -> None:
 
 def stored_bits(qtype: QType) -> int:
     """Return the bits of a stored code."""
-    return integer_decode(qtype, "weight").bits + (qtype.grid == "mid_rise")
+    return integer_decode(qtype, "weight").bits
 
 
 def stores_f16_scales(qtype: QType) -> bool:
     """Say whether scales are stored in two bytes."""
-    return len(qtype.levels) == 1 and qtype.levels[0].dtype == "f16" and qtype.grid == "mid_tread"
+    return len(qtype.levels) == 1 and qtype.levels[0].dtype == "f16"
+
+
+def is_mid_rise(qtype: QType) -> bool:
+    """Say whether levels lie half a step beside the integers."""
+    return qtype.grid == "mid_rise"
 
 
 def constant_zero(qtype: QType) -> int | None:
@@ -116,8 +121,6 @@ def constant_zero(qtype: QType) -> int | None:
     decode = integer_decode(qtype, "weight")
     if qtype.zero is not None:
         return None
-    if qtype.grid == "mid_rise":
-        return 2**decode.bits - 1 if decode.signed else 0
     return 2 ** (decode.bits - 1) if decode.signed else 0
 
 
@@ -128,8 +131,6 @@ def pack_quantized(weight: QuantizedTensor, group: int, where: str, *, lookup: b
     half = 2 ** (decode.bits - 1) if decode.signed else 0
     codes = weight.codes.to(torch.int16) + half
     scales = chain_product(weight.parameters.scales, qtype.levels, weight.shape, torch.float32)
-    if qtype.grid == "mid_rise":
-        codes, scales = codes * 2, scales * 0.5
     zeros: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | int
     constant = constant_zero(qtype)
     if constant is not None:
@@ -145,6 +146,7 @@ def pack_quantized(weight: QuantizedTensor, group: int, where: str, *, lookup: b
         _spread(scales, qtype, rows, columns, group).numpy(),
         zeros,
         scale_f16=stores_f16_scales(qtype),
+        mid_rise=is_mid_rise(qtype),
         lookup=lookup,
         where=where,
     )

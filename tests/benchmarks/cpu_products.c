@@ -226,7 +226,8 @@ static void run(const job *j, const uint8_t *weights, const uint8_t *scales) {
     const int rounded = strcmp(j->kernel, "tlinear_int8") == 0;
     const qcc_epilogue none = {.activation = QCC_ACT_NONE};
     float *x = numbers(m * k), *y = memory(m * n * 4);
-    const qcc_qweight w = {weights, scales, NULL, 1 << (j->bits - 1) % 8, j->bits, 1, n, k, group};
+    const qcc_qweight w = {.codes = weights, .scales = scales, .zero = 1 << (j->bits - 1) % 8, .bits = j->bits,
+                           .scale_f16 = 1, .n = n, .k = k, .group = group};
     const qcc_qrows rows = {memory(m * length), memory(m * 4), memory(m * groups * 4), 0};
     const qcc_table_rows tables = {
         .entries = memory(m * length * 4),

@@ -37,7 +37,7 @@ def _struct(name: str, *fields: tuple[str, Any]) -> type[c.Structure]:
     return type(name, (c.Structure,), {"_fields_": flat})
 
 
-QWeight = _struct("QWeight", ("codes scales zeros", P), ("zero bits scale_f16", INT), ("n k group", L))
+QWeight = _struct("QWeight", ("codes scales zeros", P), ("zero bits scale_f16 mid_rise", INT), ("n k group", L))
 Epilogue = _struct(
     "Epilogue", ("bias gate", P), ("gate_stride", L), ("residual", P), ("residual_stride", L), ("activation", INT)
 )
@@ -238,6 +238,7 @@ class Placed:
             zero=packed.zero,
             bits=packed.bits,
             scale_f16=packed.scale_f16,
+            mid_rise=packed.mid_rise,
             n=packed.n,
             k=packed.k,
             group=packed.group,

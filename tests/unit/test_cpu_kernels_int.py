@@ -124,12 +124,13 @@ def qlinear_reference(codes, scales, sums, group_scales, wq, zeros, sw, group, b
     return total if bias is None else total + bias
 
 
-def random_weight(rng, n, k, bits, group, *, constant_zero, scale_f16):
+def random_weight(rng, n, k, bits, group, *, constant_zero, scale_f16, mid_rise=False):
     count = len(groups_of(k, group))
     codes = rng.integers(0, 2**bits, (n, k)).astype(np.uint8)
     scales = rng.uniform(1e-3, 2e-3, (n, count)).astype(np.float16 if scale_f16 else F32).astype(F32)
     zeros = 2 ** (bits - 1) if constant_zero else rng.integers(0, 2**bits, (n, count)).astype(np.uint8)
-    return codes, scales, zeros, pack.pack_weights(codes, bits, group, scales, zeros, scale_f16=scale_f16)
+    packed = pack.pack_weights(codes, bits, group, scales, zeros, scale_f16=scale_f16, mid_rise=mid_rise)
+    return codes, scales, zeros, packed
 
 
 def check_qlinear(kernels, rng, m, n, k, bits, group, *, group_scales, constant_zero, scale_f16, pieces=1):
@@ -244,11 +245,14 @@ def test_epilogue_adds_bias_then_activates_then_multiplies_the_gate_then_adds_th
 @pytest.mark.parametrize(("k", "group"), [(300, 32), (520, 48), (77, 77), (256, 128)])
 def test_weight_only_linear_and_embedding_decode_the_packed_codes(kernels, bits, k, group):
     rng = np.random.default_rng(bits + k)
-    wq, sw, zeros, packed = random_weight(rng, 35, k, bits, group, constant_zero=bits == 3, scale_f16=bits == 4)
+    mid_rise = bits in (1, 7)
+    wq, sw, zeros, packed = random_weight(
+        rng, 35, k, bits, group, constant_zero=bits == 3, scale_f16=bits == 4, mid_rise=mid_rise
+    )
     placed = kernels.place(packed)
     z = np.broadcast_to(np.asarray(zeros), sw.shape).astype(np.float64)
     per_k = np.repeat(np.arange(sw.shape[1]), group)[:k]
-    value = ((wq - z[:, per_k]) * sw[:, per_k]).astype(F32)
+    value = ((wq - z[:, per_k] + mid_rise / 2) * sw[:, per_k]).astype(F32)
     for m in (1, 5, 14):
         x = rng.standard_normal((m, k)).astype(F32)
         y = np.empty((m, 35), F32)
@@ -283,6 +287,8 @@ def test_packing_refuses_what_the_kernels_cannot_hold():
         pack.pack_weights(codes.astype(np.int64), 4, 4, scales, 8)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ShapeError, match=r"outside 0\.\.255"):
         pack.pack_weights(codes, 4, 4, scales, 256)
+    with pytest.raises(ShapeError, match="8 bits on a mid-rise grid"):
+        pack.pack_weights(codes, 8, 4, scales, 8, mid_rise=True)
     with pytest.raises(ShapeError, match="int32"):
         pack.pack_weights(codes, 4, 0, scales, 8)
 

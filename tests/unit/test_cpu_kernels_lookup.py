@@ -92,6 +92,7 @@ class Case:
     group_scales: bool = False
     scale_f16: bool = False
     all_max: bool = False
+    mid_rise: bool = False
     pieces: int = 1
 
 
@@ -113,7 +114,14 @@ class Product:
     def packed(self, lookup: bool) -> pack.PackedWeight:
         case = self.case
         return pack.pack_weights(
-            self.wq, case.bits, case.group, self.sw, self.zeros, scale_f16=case.scale_f16, lookup=lookup
+            self.wq,
+            case.bits,
+            case.group,
+            self.sw,
+            self.zeros,
+            scale_f16=case.scale_f16,
+            mid_rise=case.mid_rise,
+            lookup=lookup,
         )
 
     def sums(self) -> NDArray[np.int64]:
@@ -122,14 +130,16 @@ class Product:
         out: list[NDArray[np.int64]] = []
         for g, part in enumerate(self.parts):
             zero = self.zeros[:, g] if isinstance(self.zeros, np.ndarray) else np.full(self.case.n, self.zeros)
-            out.append(x[:, part] @ (w[:, part] - zero.astype(np.int64)[:, None]).T)
+            value = w[:, part] - zero.astype(np.int64)[:, None]
+            out.append(x[:, part] @ (2 * value + 1 if self.case.mid_rise else value).T)
         return np.stack(out, -1)
 
     def scaled(self, sums: NDArray[np.int64]) -> NDArray[np.float32]:
         """The float steps of the header, in their order."""
         total = np.zeros(sums.shape[:2], F32)
         for g in range(sums.shape[2]):
-            scale = self.sw[None, :, g] * (self.rows.scales[:, g : g + 1] if self.case.group_scales else F32(1))
+            step = self.sw[None, :, g] * F32(0.5 if self.case.mid_rise else 1)
+            scale = step * (self.rows.scales[:, g : g + 1] if self.case.group_scales else F32(1))
             total = total + scale * sums[:, :, g].astype(np.int32).astype(F32)
         return total * (F32(1) if self.case.group_scales else self.rows.scales) + self.bias
 
@@ -161,10 +171,20 @@ def check_exact(kernels: abi.Kernels, case: Case, seed: int = 0) -> None:
 def test_exact_tables_give_the_bits_of_the_integer_dot(kernels: abi.Kernels, bits: int, group: int) -> None:
     shapes = [(1, 17, 200), (4, 33, 96), (15, 1, 31), (29, 50, 257), (3, 16, 64), (40, 32, 16)]
     for i, (m, n, k) in enumerate(shapes):
-        check_exact(
-            kernels,
-            Case(m, n, k, bits, min(group, k) or k, (i + bits) % 2 == 0, i % 2 == 0, i % 3 == 0, i == 4, 1 + i % 3),
+        case = Case(
+            m,
+            n,
+            k,
+            bits,
+            min(group, k) or k,
+            constant_zero=(i + bits) % 2 == 0,
+            group_scales=i % 2 == 0,
+            scale_f16=i % 3 == 0,
+            all_max=i == 4,
+            mid_rise=i % 3 == 1 and bits < 8,
+            pieces=1 + i % 3,
         )
+        check_exact(kernels, case)
 
 
 @settings(max_examples=60, deadline=None)
@@ -174,7 +194,7 @@ def test_exact_tables_give_the_bits_of_the_integer_dot(kernels: abi.Kernels, bit
     k=st.integers(1, 300),
     bits=st.integers(1, 8),
     group=st.sampled_from([1, 7, 16, 32, 40, 64, 128, 1000]),
-    flags=st.tuples(*[st.booleans()] * 4),
+    flags=st.tuples(*[st.booleans()] * 5),
     pieces=st.integers(1, 4),
     seed=st.integers(0, 2**20),
 )
@@ -189,6 +209,7 @@ def test_any_shape(
     pieces: int,
     seed: int,
 ) -> None:
+    flags = (*flags[:4], flags[4] and bits < 8)
     case = Case(m, n, k, bits, min(group, k), *flags, pieces)
     for isa in abi.isas():
         check_exact(abi.Kernels(kernel_library, isa), case, seed)

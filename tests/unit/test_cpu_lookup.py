@@ -38,6 +38,7 @@ FORMATS = (
     "int4 | (1,16) i8, (1,-1) f32",
     "int5 | (1,-1) f16",
     "uint6 | (1,64) f32 | pre u6",
+    "int7 mid_rise | (1,32) f16",
     "int8 | (1,32) f32",
 )
 
@@ -117,7 +118,7 @@ def test_weights_that_share_rows_share_tables(tmp_path: Path) -> None:
 
 def test_golden_integers_by_lookup(tmp_path: Path) -> None:
     store, k = WeightStore(), 700
-    texts = {"fine": "int3 | (1,32) f32", "wide": "uint8 | (1,-1) f32 | pre u8"}
+    texts = {"fine": "int3 | (1,32) f32", "wide": "uint8 | (1,-1) f32 | pre u8", "one": "int1 mid_rise | (1,32) f16"}
 
     def build(x: SSAValue) -> list[Any]:
         codes = QuantizeOp(x, TOKEN)
@@ -134,7 +135,7 @@ def test_golden_integers_by_lookup(tmp_path: Path) -> None:
     emitted = emit(module, store, tmp_path, Golden(contracts=tuple(cases)), build=False)
     good = run_golden(emitted.folder)
     assert good.returncode == 0, good.stderr
-    assert good.stdout.count("equal bit for bit") == 2
+    assert good.stdout.count("equal bit for bit") == 3
     sums = cases[0].sums.clone()
     sums[4, 4, 0] += 1
     emit(module, store, tmp_path, Golden(contracts=(replace(cases[0], sums=sums),)), build=False)

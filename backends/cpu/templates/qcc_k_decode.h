@@ -1,9 +1,9 @@
-/* Packed codes to floats: (code - zero) * scale, both steps rounded to float32. */
+/* Packed codes to floats: (code - zero) * scale, or (code - zero + 1/2) * scale; only the product rounds. */
 #define QCC_DECODE_K 256 /* k decoded at a time: two panels of 16 KiB */
 
 #if QCC_ISA == QCC_ISA_AVX512
 typedef struct {
-    __m512 offset, scale;
+    __m512 offset, half, scale;
 } qcc_affine_avx512vnni;
 
 /* Scales, and 2^23 + zero: a code in the low byte of the float 2^23 is the float 2^23 + code. */
@@ -14,7 +14,7 @@ QCC_HELPER qcc_affine_avx512vnni qcc_load_affine_avx512vnni(const qcc_qweight *w
     QCC_FN(qcc_load_scales)(w, index, scale);
     const __m512i magic = _mm512_set1_epi32(0x4b000000);
     return (qcc_affine_avx512vnni){_mm512_castsi512_ps(_mm512_or_si512(magic, _mm512_loadu_si512(zero))),
-                                   _mm512_loadu_ps(scale)};
+                                   _mm512_set1_ps(w->mid_rise ? 0.5f : 0.0f), _mm512_loadu_ps(scale)};
 }
 
 /* Values of 16 rows at k = j of a line. */
@@ -22,7 +22,8 @@ QCC_HELPER __m512 qcc_decode16_avx512vnni(__m512i line, const int j, const qcc_a
     const __m512i pick = _mm512_set1_epi32(j), magic = _mm512_set1_epi32(0x4b000000);
     const __m512i within = _mm512_add_epi32(pick, _mm512_broadcast_i32x4(_mm_set_epi32(12, 8, 4, 0)));
     const __m512i word = _mm512_mask_shuffle_epi8(magic, 0x1111111111111111ull, line, within);
-    return _mm512_mul_ps(_mm512_sub_ps(_mm512_castsi512_ps(word), f->offset), f->scale);
+    const __m512 code = _mm512_sub_ps(_mm512_castsi512_ps(word), f->offset);
+    return _mm512_mul_ps(_mm512_add_ps(code, f->half), f->scale);
 }
 
 QCC_HELPER void qcc_decode_chunk_avx512vnni(const uint8_t *bytes, int64_t valid, const qcc_affine_avx512vnni *f,
@@ -80,13 +81,14 @@ QCC_HELPER void qcc_chunk_dot_avx512vnni(const uint8_t *p0, const uint8_t *p1, i
 
 typedef struct {
     int32_t offset[QCC_ROWS];
-    float scale[QCC_ROWS];
+    float scale[QCC_ROWS], half;
 } QCC_FN(qcc_affine);
 
 QCC_HELPER QCC_FN(qcc_affine) QCC_FN(qcc_load_affine)(const qcc_qweight *w, int64_t index) {
     QCC_FN(qcc_affine) f;
     QCC_FN(qcc_load_zeros)(w, index, f.offset);
     QCC_FN(qcc_load_scales)(w, index, f.scale);
+    f.half = w->mid_rise ? 0.5f : 0.0f;
     return f;
 }
 
@@ -96,7 +98,8 @@ QCC_HELPER void QCC_FN(qcc_decode_chunk)(const uint8_t *bytes, int64_t valid, co
         uint32_t word[QCC_ROWS];
         memcpy(word, bytes + i / 4 * 64, 64);
         for (int r = 0; r < QCC_ROWS; r++)
-            dst[i * QCC_ROWS + r] = (float)((int32_t)((word[r] >> (8 * (i & 3))) & 255u) - f->offset[r]) * f->scale[r];
+            dst[i * QCC_ROWS + r] =
+                ((float)((int32_t)((word[r] >> (8 * (i & 3))) & 255u) - f->offset[r]) + f->half) * f->scale[r];
     }
 }
 #endif

@@ -57,7 +57,7 @@ QCC_HELPER void qcc_dot_block_avx2(const qcc_dot *d, int b, int64_t m, float *ou
         int32_t zero[QCC_ROWS];
         float scale[QCC_ROWS];
         QCC_FN(qcc_load_zeros)(weight, index, zero);
-        QCC_FN(qcc_load_scales)(weight, index, scale);
+        QCC_FN(qcc_load_steps)(weight, index, scale);
         for (int t = 0; t < T; t++)
             for (int h = 0; h < 2; h++) {
                 __m256i xsum = _mm256_set1_epi32(-d->a->x.sums[(m + t) * d->groups + g]);
@@ -67,6 +67,9 @@ QCC_HELPER void qcc_dot_block_avx2(const qcc_dot *d, int b, int64_t m, float *ou
         for (int t = 0; t < T; t++)
             for (int h = 0; h < 2; h++) {
                 __m256 s = _mm256_loadu_ps(scale + 8 * h);
+                if (weight->mid_rise)
+                    acc[t][h] = _mm256_add_epi32(_mm256_add_epi32(acc[t][h], acc[t][h]),
+                                                 _mm256_set1_epi32(d->a->x.sums[(m + t) * d->groups + g]));
                 if (d->a->x.group_scales)
                     s = _mm256_mul_ps(s, _mm256_set1_ps(d->a->x.scales[(m + t) * d->groups + g]));
                 sum[t][h] = _mm256_add_ps(sum[t][h], _mm256_mul_ps(s, _mm256_cvtepi32_ps(acc[t][h])));

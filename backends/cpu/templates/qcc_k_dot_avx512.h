@@ -32,7 +32,12 @@ QCC_HELPER __m512i qcc_start_avx512vnni(const qcc_qweight *w, int64_t index, int
 }
 
 /* sum + (scale * sx) * float(acc), each step rounded; `at` is the number of the row and group. */
-QCC_HELPER __m512 qcc_scale_add_avx512vnni(const qcc_qrows *x, int64_t at, __m512 scale, __m512i acc, __m512 sum) {
+QCC_HELPER __m512 qcc_scale_add_avx512vnni(const qcc_qweight *w, const qcc_qrows *x, int64_t at, __m512 scale,
+                                           __m512i acc, __m512 sum) {
+    if (w->mid_rise) {
+        acc = _mm512_add_epi32(_mm512_add_epi32(acc, acc), _mm512_set1_epi32(x->sums[at]));
+        scale = _mm512_mul_ps(scale, _mm512_set1_ps(0.5f));
+    }
     if (x->group_scales) scale = _mm512_mul_ps(scale, _mm512_set1_ps(x->scales[at]));
     return _mm512_add_ps(sum, _mm512_mul_ps(scale, _mm512_cvtepi32_ps(acc)));
 }
@@ -68,8 +73,8 @@ QCC_HELPER void qcc_dot_tokens_avx512vnni(const qcc_dot *d, int64_t m, float *ou
         __m512 s0 = qcc_scales16_avx512vnni(weight, i0), s1 = qcc_scales16_avx512vnni(weight, i1);
 #pragma GCC unroll 12
         for (int t = 0; t < T; t++) {
-            sum[t][0] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * groups + g, s0, acc[t][0], sum[t][0]);
-            sum[t][1] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * groups + g, s1, acc[t][1], sum[t][1]);
+            sum[t][0] = qcc_scale_add_avx512vnni(weight, &d->a->x, (m + t) * groups + g, s0, acc[t][0], sum[t][0]);
+            sum[t][1] = qcc_scale_add_avx512vnni(weight, &d->a->x, (m + t) * groups + g, s1, acc[t][1], sum[t][1]);
         }
     }
 #pragma GCC unroll 12
@@ -139,7 +144,7 @@ QCC_HELPER void qcc_dot_stored_avx512vnni(const qcc_dot *d, int b, int64_t m, fl
             for (int i = chains / 2; i; i /= 2)
 #pragma GCC unroll 2
                 for (int j = 0; j < i; j++) acc[t][j] = _mm512_add_epi32(acc[t][j], acc[t][j + i]);
-            sum[t] = qcc_scale_add_avx512vnni(&d->a->x, (m + t) * groups + g, scale, acc[t][0], sum[t]);
+            sum[t] = qcc_scale_add_avx512vnni(weight, &d->a->x, (m + t) * groups + g, scale, acc[t][0], sum[t]);
         }
     }
 #pragma GCC unroll 4

@@ -21,7 +21,7 @@ static void QCC_FN(qcc_dot_group)(const qcc_dot *d, int b, int64_t g, const uint
     int32_t zero[QCC_ROWS], acc[QCC_ROWS];
     float scale[QCC_ROWS];
     QCC_FN(qcc_load_zeros)(&a->w, index, zero);
-    QCC_FN(qcc_load_scales)(&a->w, index, scale);
+    QCC_FN(qcc_load_steps)(&a->w, index, scale);
     for (int64_t t = 0; t < tokens; t++) {
         const int32_t xsum = a->x.sums[(m + t) * d->groups + g];
         const float sx = a->x.group_scales ? a->x.scales[(m + t) * d->groups + g] : 1.0f;
@@ -29,7 +29,8 @@ static void QCC_FN(qcc_dot_group)(const qcc_dot *d, int b, int64_t g, const uint
         for (int r = 0; r < QCC_ROWS; r++) acc[r] = zero[r] * -xsum;
         QCC_FN(qcc_dot_block)(w, a->x.codes + (m + t) * d->padded_k + chunk * QCC_CHUNK, chunks, acc);
         for (int r = 0; r < QCC_ROWS; r++) {
-            const float product = (scale[r] * sx) * (float)acc[r];
+            const int32_t exact = a->w.mid_rise ? 2 * acc[r] + xsum : acc[r];
+            const float product = (scale[r] * sx) * (float)exact;
             sum[r] = sum[r] + product;
         }
     }

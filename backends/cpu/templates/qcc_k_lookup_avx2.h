@@ -121,7 +121,7 @@ QCC_HELPER void qcc_lookup_tokens_avx2(const qcc_lookup *l, int b, int64_t m, fl
         int32_t zero[QCC_ROWS];
         float scale[QCC_ROWS];
         QCC_FN(qcc_load_zeros)(&a->w, index, zero);
-        QCC_FN(qcc_load_scales)(&a->w, index, scale);
+        QCC_FN(qcc_load_steps)(&a->w, index, scale);
         qcc_lookup_sums_avx2(l, w, table, chunks, m * l->groups + g, acc, T);
         for (int t = 0; t < T; t++)
             for (int h = 0; h < 2; h++) {
@@ -132,8 +132,10 @@ QCC_HELPER void qcc_lookup_tokens_avx2(const qcc_lookup *l, int b, int64_t m, fl
                     start = _mm256_add_epi32(start, _mm256_mullo_epi32(z, _mm256_set1_epi32(-a->x.sums[at])));
                 __m256 s = _mm256_loadu_ps(scale + 8 * h);
                 if (a->x.group_scales) s = _mm256_mul_ps(s, _mm256_set1_ps(a->x.scales[at]));
-                const __m256 exact = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[t][h], start));
-                sum[t][h] = _mm256_add_ps(sum[t][h], _mm256_mul_ps(s, exact));
+                __m256i exact = _mm256_add_epi32(acc[t][h], start);
+                if (a->w.mid_rise)
+                    exact = _mm256_add_epi32(_mm256_add_epi32(exact, exact), _mm256_set1_epi32(a->x.sums[at]));
+                sum[t][h] = _mm256_add_ps(sum[t][h], _mm256_mul_ps(s, _mm256_cvtepi32_ps(exact)));
             }
         w += chunks * a->w.bits * 64;
         table += chunks * 128;

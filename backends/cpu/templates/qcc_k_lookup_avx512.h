@@ -113,7 +113,7 @@ QCC_LOOKUP_HELPER __m512 qcc_lookup_add_avx512vnni(const qcc_tlinear *a, int64_t
                                                    int32_t start, __m512 scale, __m512 sum) {
     acc = _mm512_add_epi32(acc, _mm512_set1_epi32(start));
     if (a->w.zeros) acc = _mm512_add_epi32(acc, qcc_start_avx512vnni(&a->w, index, a->x.sums[at]));
-    return qcc_scale_add_avx512vnni(&a->x, at, scale, acc, sum);
+    return qcc_scale_add_avx512vnni(&a->w, &a->x, at, scale, acc, sum);
 }
 
 /* T tokens x (blocks == 2: both blocks; 1: block b, whose rows then are read as one stream). */

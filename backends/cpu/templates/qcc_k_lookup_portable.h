@@ -41,14 +41,15 @@ static void QCC_FN(qcc_lookup_token)(const qcc_lookup *l, int b, int64_t m, floa
         int32_t zero[QCC_ROWS], acc[QCC_ROWS] = {0};
         float scale[QCC_ROWS];
         QCC_FN(qcc_load_zeros)(&a->w, index, zero);
-        QCC_FN(qcc_load_scales)(&a->w, index, scale);
+        QCC_FN(qcc_load_steps)(&a->w, index, scale);
         QCC_FN(qcc_lookup_group)(w, a->t.entries + table, chunks, a->w.bits, acc);
         if (a->t.rest)
             QCC_FN(qcc_lookup_rests)(w, a->t.rest + table, a->t.lines + table / 64, wide, a->w.bits, acc);
         else
             for (int r = 0; r < QCC_ROWS; r++) acc[r] *= 1 << wide;
         for (int r = 0; r < QCC_ROWS; r++) {
-            const int32_t exact = acc[r] + start - (a->w.zeros ? zero[r] * a->x.sums[at] : 0);
+            int32_t exact = acc[r] + start - (a->w.zeros ? zero[r] * a->x.sums[at] : 0);
+            if (a->w.mid_rise) exact = 2 * exact + a->x.sums[at];
             const float product = (scale[r] * sx) * (float)exact;
             out[r] = out[r] + product;
         }

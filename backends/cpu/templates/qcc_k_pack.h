@@ -67,6 +67,13 @@ QCC_HELPER void QCC_FN(qcc_load_scales)(const qcc_qweight *w, int64_t index, flo
 #endif
 }
 
+/* What one step of the integer sums is worth: half the scale on a mid-rise grid, whose sums are doubled. */
+QCC_HELPER void QCC_FN(qcc_load_steps)(const qcc_qweight *w, int64_t index, float *out) {
+    QCC_FN(qcc_load_scales)(w, index, out);
+    if (w->mid_rise)
+        for (int r = 0; r < QCC_ROWS; r++) out[r] *= 0.5f;
+}
+
 QCC_HELPER void QCC_FN(qcc_load_zeros)(const qcc_qweight *w, int64_t index, int32_t *out) {
     for (int r = 0; r < QCC_ROWS; r++) out[r] = w->zeros ? w->zeros[index * QCC_ROWS + r] : w->zero;
 }

@@ -45,7 +45,7 @@ static inline int64_t qcc_padded_k(int64_t k, int64_t group) {
 /* ---- Integer linear ------------------------------------------------------------------------- */
 
 /* Packed weight [n, k] of unsigned codes of 1..8 bits; written by backends/cpu/pack.py.
- *   value[n][k] = scale[n][k / group] * (code[n][k] - zero[n][k / group])
+ *   value[n][k] = scale[n][k / group] * (code[n][k] - zero[n][k / group] + mid_rise / 2)
  * codes:  [ceil(n/16)][padded_k/32][bits * 64 bytes]; a chunk holds 16 rows x 32 k as bit planes
  *         of width 4, 2 and 1 (a single plane of 8 for 8 bits), most significant bits first. In a
  *         plane of width p, 64-byte line i keeps, at byte 4*r + j and bit p*s, the code of row r at
@@ -60,6 +60,7 @@ typedef struct {
     int32_t zero;
     int32_t bits;
     int32_t scale_f16;
+    int32_t mid_rise;    /* 1: levels lie half a step beside the integers; up to 7 bits */
     int64_t n, k, group; /* group == k: one scale per row */
 } qcc_qweight;
 
@@ -100,7 +101,8 @@ typedef struct {
 } qcc_quantize;
 static inline int64_t qcc_quantize_units(const qcc_quantize *a) { return a->m; }
 
-/* y[m][n] = sum_g sx[m,g] sw[n,g] (sum_k xq wq - z[n,g] sum_k xq), then the epilogue.
+/* y[m][n] = sum_g sx[m,g] sw[n,g] (sum_k xq wq - z[n,g] sum_k xq), then the epilogue; for a mid-rise weight the sum
+ * in brackets is taken twice, sum_k xq added, and the product halved by halving sw.
  * The inner sums are exact int32, which needs group * 128 * 255 < 2^31: group <= 65792.
  * Float order: groups ascending, each product and sum rounded on its own; with row scales sx
  * multiplies the finished sum. Units: (column tile of 32) x (row tile of QCC_TILE_M). */

@@ -1,7 +1,7 @@
 /* Look inside an integer contraction: the codes, scales and exact integer sums that the kernels compute,
  * so that golden vectors can hold them to the last bit. For tests; a running program never calls it.
  *
- * A kernel gives scaled sums in float32. With all scales 1 and at most QCC_PROBE_K products, the sum
+ * A kernel gives scaled sums in float32. With all steps 1 and at most QCC_PROBE_K products, the sum
  * is an integer below 2^24, which float32 holds exactly: K is probed piece by piece. */
 #ifndef QCC_PROBE_H
 #define QCC_PROBE_H
@@ -95,7 +95,8 @@ static inline int qcc_probe(const qcc_kernels *kernels, const qcc_contract *c, c
         qcc_probe_release(&p);
         return 0;
     }
-    for (int64_t i = 0; i < ones; i++) ((float *)p.weight_ones.data)[i] = 1.0f;
+    const float one = c->w.mid_rise ? 2.0f : 1.0f; /* of which the kernel takes half */
+    for (int64_t i = 0; i < ones; i++) ((float *)p.weight_ones.data)[i] = one;
     for (int64_t i = 0; i < m * groups; i++) ((float *)p.ones.data)[i] = 1.0f;
     qcc_quantize args = {
         .x = x, .x_stride = k, .m = m, .k = k, .group = group, .qmax = c->qmax, .narrow = c->narrow,
