@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -14,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """Note the most bytes that storages made under this mode held at any moment; those it was given do not count."""
 
-    def __init__(self, *given: torch.Tensor) -> None:
+    def __init__(self, *given: Tensor) -> None:
         super().__init__()
-        self._known = {tensor.data_ptr() for tensor in given}
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in given}
         self.live = 0
         self.peak = 0
 
@@ -30,19 +31,19 @@ class LiveBytes(TorchDispatchMode):
         """Run an operation and count what it leaves."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, Tensor):
                 self._note(leaf.untyped_storage())
         return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage.data_ptr(), storage.nbytes()
-        if not size or key in self._known:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if not size or address in self._known:
             return
-        self._known.add(key)
+        self._known.add(address)
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
+        weakref.finalize(storage, self._forget, address, size)
 
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
+    def _forget(self, address: int, size: int) -> None:
+        self._known.discard(address)
         self.live -= size

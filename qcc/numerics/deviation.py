@@ -20,10 +20,11 @@ from qcc.numerics.slices import row_slices, slice_parameters
 from qcc.numerics.tensor import Parameters
 
 
-def squared_error(x: Tensor, qtype: QType, parameters: Parameters, block: Block) -> Tensor:
+def squared_error(x: Tensor, qtype: QType, parameters: Parameters, block: Block, least: Tensor | None = None) -> Tensor:
     """Sum the squared error of coding `x` over every block, in float64; what is no number counts as infinite.
 
-    A block whose scale is zero counts as infinite too: it has nothing to choose.
+    A block whose scale is zero counts as infinite too: it has nothing to choose. Sums over many parts are left off
+    once all exceed the `least` so far.
     """
     shape = tuple(x.shape)
     measured = _error_in_steps if _is_measured_in_steps(qtype, shape) else _error_of_codes
@@ -31,7 +32,10 @@ def squared_error(x: Tensor, qtype: QType, parameters: Parameters, block: Block)
     def measure(part: Tensor, index: Index) -> Tensor:
         return measured(part, qtype, slice_parameters(parameters, qtype, shape, index), block)
 
-    found = Parts(x, tuple(row_slices(qtype, shape, block))).reduce(block, measure, torch.add)
+    def is_lost(errors: Tensor) -> bool:
+        return least is not None and bool((errors > least).all())
+
+    found = Parts(x, tuple(row_slices(qtype, shape, block))).reduce(block, measure, torch.add, is_lost)
     return torch.nan_to_num(found, nan=math.inf)
 
 

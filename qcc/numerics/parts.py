@@ -88,16 +88,20 @@ class Parts:
         block: Block,
         measure: Callable[[Tensor, Index], Tensor],
         combine: Callable[[Tensor, Tensor], Tensor],
+        decided: Callable[[Tensor], bool] = lambda _: False,
     ) -> Tensor:
         """Give one value a block of the whole tensor.
 
-        `measure` gives the grid of the blocks of one part; `combine` joins two grids of blocks that parts cut.
+        `measure` gives the grid of the blocks of one part; `combine` joins two grids of blocks that parts cut. Where
+        what was joined so far is `decided`, the other parts are not read.
         """
         grids: list[Tensor] = []
         for index in self.indices:
             grid = measure(self.read(self.x[index], index), index)
             if grids and is_cut(block, self.shape):
                 grid = combine(grids.pop(), grid)
+                if decided(grid):
+                    return grid
             grids.append(grid)
         return grids[0] if len(grids) == 1 else torch.cat(grids, cut_axis(self.shape))
 

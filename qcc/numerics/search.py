@@ -63,9 +63,13 @@ def _best_factors(x: Tensor, qtype: QType, statistics: Statistics, level: Level)
     grid = block_grid(level.block, shape)
     least = torch.full(grid, math.inf, dtype=torch.float64, device=x.device)
     best = torch.ones(grid, dtype=working_dtype(x), device=x.device)
-    for factor in _factors(qtype, level):
-        error = squared_error(x, qtype, parameters_of(statistics.shrunk(factor), qtype, shape), level.block)
-        better = error < least
+    factors = _factors(qtype, level)
+    # Every eighth first: a good one found early spares most of the sums over many parts that the others need.
+    for place in sorted(range(len(factors)), key=lambda place: (place % 8 > 0, place % 4 > 0, place % 2 > 0)):
+        factor = factors[place]
+        parameters = parameters_of(statistics.shrunk(factor), qtype, shape)
+        error = squared_error(x, qtype, parameters, level.block, least)
+        better = (error < least) | ((error == least) & (best < factor))
         least = torch.where(better, error, least)
         best = torch.where(better, factor, best)
     return best

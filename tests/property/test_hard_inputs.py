@@ -148,9 +148,7 @@ def test_what_is_not_finite_is_refused_for_weights(name: str) -> None:
     for value in (math.nan, math.inf, -math.inf):
         x = gaussian(4, 160)
         x[2, 37] = x[3, 0] = value
-        with pytest.raises(
-            ShapeError, match=r"layer\.3: 2 of 640 values are not finite; the first, .*, is at \(2"
-        ):
+        with pytest.raises(ShapeError, match=r"layer\.3: 2 of 640 values are not finite; the first, .*, is at \(2"):
             quantize(x, qtype, where="layer.3")
 
 
