@@ -6,8 +6,9 @@ A normal matrix of 4096 x 11008 (`--quick`: 1024 x 2752), a process a format. Se
 best of `--repeat` runs; threads wait without spinning, which disturbs less where other work shares the cores.
 
 Memory is what the peak resident set (`ru_maxrss`) grew by while encoding, and while encoding and decoding, from when
-the matrix was there and a few rows had been encoded, as a multiple of the matrix's bytes: codes, scales and decoded values
-count, and so does what the allocator kept. Temporaries of a few MiB weigh much beside the small matrix of `--quick`.
+the matrix was there and a few rows had been encoded, as a multiple of the matrix's bytes: codes, scales and decoded
+values count, and so does what the allocator kept. Temporaries of a few MiB weigh much beside the small matrix of
+`--quick`.
 """
 
 from __future__ import annotations
