@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from qcc.errors import CheckpointError, Problem, QccError, ShapeError, UnsupportedOp
 from qcc.interpreter.table import MEANING, TAKES_QUANTIZED
 from qcc.interpreter.values import Frame, Weights, convert_weight, dtype_of, fail
 from qcc.ir.base import location_of
 from qcc.ir.binding import bind_symbols
+from qcc.ir.kernel import KernelOp, YieldOp
 from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp, program_of
 from qcc.ir.types import type_of
 from qcc.numerics.tensor import QuantizedTensor
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
 Observer = Callable[[Operation, tuple[torch.Tensor | QuantizedTensor, ...]], None]
-"""Called after every operation with its result values."""
+"""Called after every operation with its result values, in kernels too: after their operations, then for themselves."""
 
 
 class Interpreter:
@@ -69,7 +70,7 @@ class Interpreter:
             argument: inputs[name].to(frame.torch_dtype(type_of(argument)))
             for name, argument in zip(program.input_names, program.body.block.args, strict=True)
         }
-        outputs = _execute(program, values, frame, observe)
+        outputs = _execute(program.body.block, values, frame, observe)
         self.state = {**self.state, **frame.next_state}
         return dict(zip(program.output_names, outputs, strict=True))
 
@@ -92,7 +93,8 @@ class Interpreter:
 
 
 def _check_operations(program: ProgramOp) -> None:
-    unknown = [op for op in program.body.walk() if type(op) not in MEANING and not isinstance(op, ReturnOp)]
+    known = {*MEANING, ReturnOp, KernelOp, YieldOp}
+    unknown = [op for op in program.body.walk() if type(op) not in known]
     if unknown:
         problems = [Problem(location_of(op), f"{op.name} has no meaning here") for op in unknown]
         raise UnsupportedOp("the interpreter cannot execute this module", problems)
@@ -118,17 +120,15 @@ def _read(
 
 
 def _execute(
-    program: ProgramOp, values: dict[SSAValue, torch.Tensor], frame: Frame, observe: Observer | None
+    block: Block, values: dict[SSAValue, torch.Tensor], frame: Frame, observe: Observer | None
 ) -> list[torch.Tensor]:
-    remaining = Counter(operand for op in program.body.block.ops for operand in op.operands)
-    for op in program.body.block.ops:
+    """Execute a block on the values of its arguments and return what its last operation ends it with."""
+    remaining = Counter(operand for op in block.ops for operand in op.operands)
+    for op in block.ops:
         operands = [values[operand] for operand in op.operands]
-        if isinstance(op, ReturnOp):
+        if isinstance(op, ReturnOp | YieldOp):
             return operands
-        if type(op) not in TAKES_QUANTIZED and any(isinstance(one, QuantizedTensor) for one in operands):
-            raise fail(op, "takes no quantized tensor", fix="put a qcc.dequantize in front of it")
-        found = MEANING[type(op)](op, operands, frame)
-        results = found if isinstance(found, tuple) else (found,)
+        results = _evaluate(op, operands, frame, observe)
         for result, value in zip(op.results, results, strict=True):
             if remaining[result]:
                 values[result] = value
@@ -139,3 +139,16 @@ def _execute(
             if not remaining[operand]:
                 values.pop(operand, None)  # memory of large models: nothing outlives its last use
     raise QccError("the program has no qcc.return")
+
+
+def _evaluate(
+    op: Operation, operands: list[torch.Tensor], frame: Frame, observe: Observer | None
+) -> tuple[torch.Tensor, ...]:
+    """Return the results of one operation; a kernel's region is executed on values of its own."""
+    if isinstance(op, KernelOp):
+        inside: dict[SSAValue, torch.Tensor] = dict(zip(op.body.block.args, operands, strict=True))
+        return tuple(_execute(op.body.block, inside, frame, observe))
+    if type(op) not in TAKES_QUANTIZED and any(isinstance(one, QuantizedTensor) for one in operands):
+        raise fail(op, "takes no quantized tensor", fix="put a qcc.dequantize in front of it")
+    found = MEANING[type(op)](op, operands, frame)
+    return found if isinstance(found, tuple) else (found,)

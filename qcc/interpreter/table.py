@@ -16,7 +16,7 @@ from qcc.ir.storage import CacheOp, PackOp
 from qcc.ir.transform import PermuteOp, SliceBitsOp
 
 MEANING: dict[type, Evaluate] = {**STRUCTURE, **ELEMENTWISE, **SHAPE, **NN, **QUANT, **TRANSFORM}
-"""Operation class -> evaluation; `qcc.program` and `qcc.return` are the interpreter's own."""
+"""Operation class -> evaluation; `qcc.program`, `qcc.kernel` and what ends them are the interpreter's own."""
 
 TAKES_QUANTIZED: frozenset[type] = frozenset(
     {EmbeddingOp, UpdateStateOp, ContractOp, DequantizeOp, CacheOp, PackOp, PermuteOp, SliceBitsOp}

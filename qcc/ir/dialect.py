@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xdsl.ir import Attribute, Dialect, Operation
 
-from qcc.ir import elementwise, gather, nn, program, quant, shape, storage, transform, transformer, types
+from qcc.ir import elementwise, gather, kernel, nn, program, quant, shape, storage, transform, transformer, types
 
 OPERATIONS: list[type[Operation]] = [
     program.ProgramOp,
@@ -57,6 +57,8 @@ OPERATIONS: list[type[Operation]] = [
     storage.CacheOp,
     storage.PackOp,
     storage.UnpackOp,
+    kernel.KernelOp,
+    kernel.YieldOp,
 ]
 
 ATTRIBUTES: list[type[Attribute]] = [
