@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -36,7 +37,9 @@ def kernel_name(spec: GemmSpec) -> str:
         words.append(step.tag)
         words += [step.dtype] if isinstance(step, Combine) and step.dtype != spec.output else []
     words += [spec.input] if not spec.integer and spec.input != spec.output else []
-    return "_".join([*words, spec.output, *(["ragged"] if spec.ragged else [])])
+    return "_".join(
+        [*words, spec.output, *(["k256"] if spec.step == 256 else []), *(["ragged"] if spec.ragged else [])]
+    )
 
 
 def kernel_source(spec: GemmSpec, origin: str = "") -> str:
@@ -63,7 +66,7 @@ def _render(template: str, context: dict[str, object]) -> str:
 
 def _gemm_context(spec: GemmSpec, origin: str) -> dict[str, object]:
     geometry, unit = geometry_of(spec), _unit(spec)
-    groups = geometry.groups
+    groups, planes = geometry.groups, geometry.planes
     return {
         "spec": spec,
         "name": kernel_name(spec),
@@ -73,12 +76,13 @@ def _gemm_context(spec: GemmSpec, origin: str) -> dict[str, object]:
         "origin": origin,
         "arguments": signature(spec),
         "unpack": unpacking_of(spec),
-        "names": [f"w{plane}" for plane in range(geometry.planes)],
-        "offsets": _offsets(spec),
+        "names": [[f"w{part * planes + plane}" for plane in range(planes)] for part in range(geometry.parts)],
+        "offsets": [_offsets(spec, part) for part in range(geometry.parts)],
         "tile": TILE_ROWS,
         "width": geometry.width,
-        "block": geometry.block,
-        "planes": geometry.planes,
+        "parts": geometry.parts,
+        "step": geometry.step,
+        "planes": planes,
         "planes_of": geometry.planes_of,
         "groups": groups,
         "zeros": spec.zero == "integer",
@@ -91,7 +95,7 @@ def _gemm_context(spec: GemmSpec, origin: str) -> dict[str, object]:
         "steps": [line for index, step in enumerate(spec.steps) for line in _step_lines(index, step)],
         "output": f"tl.{'int8' if spec.output == 'i8' else _float(spec.output)}",
         "at": _at,
-        "input_scale_at": [_input_scale_at(spec, groups, group) for group in range(groups)],
+        "input_scale_at": partial(_input_scale_at, spec),
     }
 
 
@@ -109,22 +113,22 @@ def _at(step: str, index: int) -> str:
     return f" + {step}" if index == 1 else f" + {index} * {step}"
 
 
-def _input_scale_at(spec: GemmSpec, groups: int, group: int) -> str:
+def _input_scale_at(spec: GemmSpec, first: str, index: int) -> str:
+    """Print where the input's scale of the group `first + index` is."""
     if spec.group is None or spec.input_group is None:
         return ""
-    place = "block" if groups == 1 else f"block * {groups}"
-    place += _at("", group)
+    place = first + _at("", index)
     ratio = spec.input_group // spec.group
     return place if ratio == 1 else f"({place}) // {ratio}"
 
 
-def _offsets(spec: GemmSpec) -> list[str]:
-    """Print the zero points of the planes as the unpacking of floats takes them."""
+def _offsets(spec: GemmSpec, part: int) -> list[str]:
+    """Print the zero points of the planes of one block as the unpacking of floats takes them."""
     if spec.integer or spec.zero == "none":
         return []
     geometry, found = geometry_of(spec), list[str]()
     for plane in range(geometry.planes):
-        group = plane * geometry.groups // geometry.planes
+        group = (part * geometry.planes + plane) * geometry.groups // (geometry.planes * geometry.parts)
         odd = spec.input == "f16" and plane % 2
         found.append(f"(960.0 - zero{group})[:, None]" if odd else f"zero{group}[:, None]")
     return found
@@ -191,8 +195,8 @@ def _about(spec: GemmSpec) -> str:
     text = "Weights are the left operand of the matrix instruction and tokens its columns, so that few tokens fill it. "
     if not spec.integer:
         return (
-            text
-            + f"Codes less their zero points are exact in {_float(spec.input)}; scales enter after the sums, in float32."
+            f"{text}Codes less their zero points are exact in {_float(spec.input)}. Scales enter after the sums, in "
+            "float32."
         )
     unit = _unit(spec)
     times = f", times {unit}: codes lie at the top of their bytes" if unit > 1 else ""

@@ -41,7 +41,7 @@ def signature(spec: GemmSpec) -> tuple[Argument, ...]:
     word = "i8" if spec.integer else "i16"
     found = [
         _pointer("inputs", spec.input, "[m, stride_inputs]" + (" codes" if spec.integer else "")),
-        Argument("words", f"*{word}", "[n / TILE, blocks, TILE, WIDTH]", divisible=True),
+        Argument("words", f"*{word}", "[n / TILE, steps * PARTS, TILE, WIDTH]", divisible=True),
         _pointer("scales", spec.scale, "[groups, n], n in whole tiles" if spec.group else "[n] in whole tiles"),
     ]
     if spec.zero == "integer":
@@ -57,7 +57,7 @@ def signature(spec: GemmSpec) -> tuple[Argument, ...]:
     found += [_number("m", ""), _number("n", "", divisible=not spec.ragged)]
     if masks_columns(spec):
         found.append(_number("k", ""))
-    found.append(_number("blocks", "blocks of K"))
+    found.append(_number("steps", "steps of K"))
     found.append(_number("stride_inputs", "", divisible=spec.integer or not spec.ragged))
     if spec.input_group is not None:
         found.append(_number("stride_input_scales", ""))

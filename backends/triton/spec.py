@@ -76,6 +76,7 @@ class GemmSpec:
       `group` columns. `zero`: `integer` zero points of the codes' width, or `half` for codes that stand for code + 1/2.
     - `input` is float (then the codes are made floats and multiplied) or int8 codes (integer sums) under
       `input_scale`; `input_group` columns share a scale where that is `group`.
+    - `step` columns of K, or one block if that is wider, are taken in one step of the main loop.
     - `bias` is the dtype of a bias [N]; `steps` follow in order; `output` is the element type of the result.
     - `ragged`: K does not fill the blocks, or N is no multiple of 16: loads are masked and unaligned.
 
@@ -93,6 +94,7 @@ class GemmSpec:
     bias: Float | None = None
     steps: tuple[Step, ...] = ()
     output: Literal["f16", "bf16", "f32", "i8"] = "f16"
+    step: Literal[128, 256] = 128
     ragged: bool = False
 
     def __post_init__(self) -> None:
