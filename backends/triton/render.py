@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from qcc.backends.triton.geometry import TILE_ROWS, geometry_of
 from qcc.backends.triton.ptx import SEQUENCES, unpacking_of
 from qcc.backends.triton.signature import masks_columns, needs_sums, signature
-from qcc.backends.triton.spec import Combine, GemmSpec, Requantize, Step, Unary
+from qcc.backends.triton.spec import Combine, GemmSpec, KernelSpec, Requantize, RowSpec, Step, Unary
 
 PTX_MODULE = "qcc_ptx"
 """Name of the module that the rendered kernels import."""
@@ -26,8 +27,12 @@ FUNCTIONS = {
 """Activation functions of the float32 value `y`."""
 
 
-def kernel_name(spec: GemmSpec) -> str:
+def kernel_name(spec: KernelSpec) -> str:
     """Name a kernel by everything that changes its source, as in `w4a8_g128_bias_gelu_f16`."""
+    return _gemm_name(spec) if isinstance(spec, GemmSpec) else _row_name(spec)
+
+
+def _gemm_name(spec: GemmSpec) -> str:
     words = [spec.plan, "row" if spec.group is None else f"g{spec.group}"]
     words += [] if spec.zero == "none" else ["zero" if spec.zero == "integer" else "half"]
     words += [] if spec.scale == "f16" else [f"s{spec.scale}"]
@@ -42,9 +47,23 @@ def kernel_name(spec: GemmSpec) -> str:
     )
 
 
-def kernel_source(spec: GemmSpec, origin: str = "") -> str:
+def _row_name(spec: RowSpec) -> str:
+    words = ["rows"] if spec.norm == "none" else [spec.norm, *(["weight"] if spec.norm_weight else [])]
+    words += ["bias"] if spec.norm_bias else []
+    words += [] if spec.hadamard is None else [f"hadamard{spec.hadamard}"]
+    words += {"none": [], "tensor": ["static"], "token": ["token"], "group": [f"g{spec.group}"]}[spec.scale]
+    if spec.scale != "none" and (spec.low, spec.high) != (-128, 127):
+        words.append(f"to{-spec.low}_{spec.high}")
+    words += [] if spec.sums is None else [f"sums{spec.sums or ''}"]
+    words += ["values"] if spec.values else []
+    return "_".join([*words, spec.input, *(["ragged"] if spec.ragged else [])])
+
+
+def kernel_source(spec: KernelSpec, origin: str = "") -> str:
     """Print the module of one kernel; `origin` is the IR that it came from, shown in its head."""
-    return _render("gemm.py.j2", _gemm_context(spec, origin))
+    if isinstance(spec, GemmSpec):
+        return _render("gemm.py.j2", _gemm_context(spec, origin))
+    return _render("rows.py.j2", _row_context(spec, origin))
 
 
 def ptx_source() -> str:
@@ -99,6 +118,37 @@ def _gemm_context(spec: GemmSpec, origin: str) -> dict[str, object]:
     }
 
 
+def _row_context(spec: RowSpec, origin: str) -> dict[str, object]:
+    size = spec.hadamard or 1
+    return {
+        "spec": spec,
+        "name": kernel_name(spec),
+        "title": _row_title(spec),
+        "about": _row_about(spec),
+        "origin": origin,
+        "arguments": signature(spec),
+        "group": spec.group or spec.sums or 0,
+        "real": f"tl.{_float(spec.input)}",
+        "narrow": spec.input != "f32",
+        "butterflies": [1 << stage for stage in range(size.bit_length() - 1)],
+        "hadamard_scale": 1 / math.sqrt(size),
+        "quantize": _quantize("q", "scale", spec.low, spec.high),
+    }
+
+
+def _quantize(value: str, scale: str, low: int, high: int) -> list[str]:
+    """Print how `value`, divided by `scale`, is rounded to a code.
+
+    Adding and taking off 1.5 * 2^23 rounds to the nearest integer, halves to even. A NaN becomes 0, and so
+    does everything under a scale of 0.
+    """
+    return [
+        f"{value} = tl.where(({value} == {value}) & ({scale} != 0.0), {value}, 0.0)",
+        f"{value} = tl.minimum(tl.maximum({value}, {low}.0), {high}.0)",
+        f"{value} = ({value} + 12582912.0) - 12582912.0",
+    ]
+
+
 def _unit(spec: GemmSpec) -> int:
     """What one step of a code is worth in the integer sums."""
     return 1 << (8 - spec.weight_bits) if spec.integer else 1
@@ -141,11 +191,10 @@ def _step_lines(index: int, step: Step) -> list[str]:
         case Combine():
             return [f"y {'+' if step.function == 'add' else '*'}= {_operand(index, step)}"]
         case Requantize():
-            # Adding and taking off 1.5 * 2^23 rounds to the nearest integer, halves to even; a NaN becomes 0.
             return [
-                "y = tl.div_rn(y, tl.load(out_scale))",
-                f"y = tl.minimum(tl.maximum(y, {step.low}.0), {step.high}.0)",
-                "y = tl.where(y == y, (y + 12582912.0) - 12582912.0, 0.0)",
+                "scale = tl.load(out_scale)",
+                "y = tl.div_rn(y, scale + tl.zeros_like(y))",
+                *_quantize("y", "scale", step.low, step.high),
             ]
 
 
@@ -201,3 +250,20 @@ def _about(spec: GemmSpec) -> str:
     unit = _unit(spec)
     times = f", times {unit}: codes lie at the top of their bytes" if unit > 1 else ""
     return text + f"The sums of products of codes are exact int32{times}. Scales enter after them, in float32."
+
+
+def _row_title(spec: RowSpec) -> str:
+    parts = [] if spec.norm == "none" else [f"normalise ({spec.norm})"]
+    parts += [] if spec.hadamard is None else [f"rotate (Hadamard {spec.hadamard})"]
+    parts += [] if spec.scale == "none" else ["quantize to int8"]
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}: one program a row of {_float(spec.input)}."
+
+
+def _row_about(spec: RowSpec) -> str:
+    if spec.scale == "none":
+        return "Everything is computed in float32."
+    where = {"tensor": "one stored scale", "token": f"scale = max|row| / {spec.high}"}
+    text = where.get(spec.scale, f"scale = max|{spec.group} columns| / {spec.high}")
+    text = f"code = clamp(round(y / scale), {spec.low}, {spec.high}), halves to even, with {text}. "
+    return text + "A code is 0 where y / scale is NaN. Rows of codes are filled up with zeros."

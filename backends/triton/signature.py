@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcc.backends.triton.spec import Combine, GemmSpec, Requantize
+from qcc.backends.triton.spec import Combine, GemmSpec, KernelSpec, Requantize, RowSpec
 
 TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "i8", "i32": "i32"}
 """Element types of the IR in Triton's spelling."""
@@ -33,11 +33,15 @@ def _number(name: str, what: str, *, divisible: bool = False) -> Argument:
     return Argument(name, "i32", what, divisible)
 
 
-def signature(spec: GemmSpec) -> tuple[Argument, ...]:
+def signature(spec: KernelSpec) -> tuple[Argument, ...]:
     """Return the arguments of a kernel in order; its constants (`BLOCK_M`, ...) follow them.
 
     Pointers are aligned to 16 bytes. Numbers marked `divisible` are multiples of 16.
     """
+    return _gemm(spec) if isinstance(spec, GemmSpec) else _rows(spec)
+
+
+def _gemm(spec: GemmSpec) -> tuple[Argument, ...]:
     word = "i8" if spec.integer else "i16"
     found = [
         _pointer("inputs", spec.input, "[m, stride_inputs]" + (" codes" if spec.integer else "")),
@@ -96,3 +100,26 @@ def needs_sums(spec: GemmSpec) -> bool:
 def masks_columns(spec: GemmSpec) -> bool:
     """Whether columns of the input past K are masked: codes come padded with zeros, floats as they are."""
     return spec.ragged and not spec.integer
+
+
+def _rows(spec: RowSpec) -> tuple[Argument, ...]:
+    found = [_pointer("inputs", spec.input, "[m, stride_inputs]")]
+    found += [_pointer("norm_weight", spec.input, "[k]")] if spec.norm_weight else []
+    found += [_pointer("norm_bias", spec.input, "[k]")] if spec.norm_bias else []
+    found += [_pointer("values", spec.input, "[m, stride_values]")] if spec.values else []
+    strides = ["stride_inputs"] + (["stride_values"] if spec.values else [])
+    if spec.scale != "none":
+        found.append(_pointer("codes", "i8", "[m, stride_codes], zeros past k"))
+        strides.append("stride_codes")
+        shapes = {"tensor": "[1], given", "token": "[m]", "group": "[m, stride_scales]"}
+        found.append(_pointer("scales", "f32", shapes[spec.scale]))
+        strides += ["stride_scales"] if spec.scale == "group" else []
+    if spec.sums is not None:
+        found.append(_pointer("sums", "i32", f"[m, stride_sums] of {spec.sums} codes" if spec.sums else "[m]"))
+        strides += ["stride_sums"] if spec.sums else []
+    found.append(_number("k", "", divisible=not spec.ragged))
+    if spec.norm != "none":
+        found.append(Argument("eps", "fp32"))
+    padded = {"stride_inputs": not spec.ragged, "stride_values": not spec.ragged, "stride_codes": True}
+    found += [_number(one, "", divisible=padded.get(one, False)) for one in strides]
+    return tuple(found)

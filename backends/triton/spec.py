@@ -123,6 +123,7 @@ class RowSpec:
       and `group` (of `group` columns) compute max|x| / `high` at run time.
     - `values`: the float row is a result too. `sums`: the sums of the codes over this many columns (0: over the row)
       are results, for weights with zero points.
+    - `ragged`: K is no multiple of 16.
 
     Raises:
         UnsupportedOp: parts that no kernel covers, all of them named.
@@ -132,7 +133,6 @@ class RowSpec:
     norm: Norm = "none"
     norm_weight: bool = False
     norm_bias: bool = False
-    eps: float = 0.0
     hadamard: int | None = None
     scale: InputScale = "token"
     group: int | None = None
@@ -140,6 +140,7 @@ class RowSpec:
     high: int = 127
     values: bool = False
     sums: int | None = None
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         found = row_problems(self)
@@ -193,6 +194,8 @@ def row_problems(spec: RowSpec) -> list[str]:
     for what, size in (("groups", spec.group), ("sums over", spec.sums or None)):
         if size is not None and size not in GROUPS:
             found.append(f"{what} {size} columns; the kernels take {_either(GROUPS)}")
+    if spec.scale == "group" and spec.sums not in (None, spec.group):
+        found.append(f"sums over {spec.sums or 'all'} columns beside scales per {spec.group}")
     if spec.hadamard is not None and (spec.hadamard < 2 or spec.hadamard & (spec.hadamard - 1)):
         found.append(f"a Hadamard rotation of size {spec.hadamard}; the kernels take powers of two")
     if not -128 <= spec.low < 0 < spec.high <= 127:
