@@ -14,6 +14,8 @@ from qcc.passes.annotate_groups import AnnotateGroups
 from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.fold_constants import FoldConstants
+from qcc.passes.fuse_epilogue import FuseEpilogue
+from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
 from qcc.passes.raise_activation import RaiseActivation
 from qcc.passes.raise_attention import RaiseAttention
@@ -53,8 +55,13 @@ def solving() -> list[ModulePass]:
 
 
 def pipeline(recipe: Recipe) -> list[ModulePass]:
-    """Return the passes of a recipe, in order."""
+    """Return the passes of a recipe that know no target, in order."""
     return [*planning(recipe), *solving()]
+
+
+def fusing(epilogues: Sequence[str], prologues: Sequence[str]) -> list[ModulePass]:
+    """Return the passes that gather kernels; the rules are what the target prints (`qcc.ir.fusion`)."""
+    return [FuseEpilogue(tuple(epilogues)), FusePrologue(tuple(prologues))]
 
 
 def run_passes(

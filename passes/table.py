@@ -31,6 +31,18 @@ def _fold_constants() -> type[ModulePass]:
     return FoldConstants
 
 
+def _fuse_epilogue() -> type[ModulePass]:
+    from qcc.passes.fuse_epilogue import FuseEpilogue
+
+    return FuseEpilogue
+
+
+def _fuse_prologue() -> type[ModulePass]:
+    from qcc.passes.fuse_prologue import FusePrologue
+
+    return FusePrologue
+
+
 def _lower_conv() -> type[ModulePass]:
     from qcc.passes.lower_conv import LowerConv
 
@@ -78,6 +90,8 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "assign-formats": _assign_formats,
     "canonicalize": _canonicalize,
     "fold-constants": _fold_constants,
+    "fuse-epilogue": _fuse_epilogue,
+    "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,

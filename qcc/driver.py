@@ -20,7 +20,7 @@ from xdsl.passes import ModulePass
 
 from qcc.admission import admit
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
-from qcc.backends.base import BackendOptions
+from qcc.backends.base import BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
 from qcc.calling import Leaf, Signature, nest_arguments
 from qcc.compiled import EXAMPLE, Compiled, load
@@ -32,7 +32,7 @@ from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
-from qcc.passes.pipeline import planning, run_passes, solving
+from qcc.passes.pipeline import fusing, planning, run_passes, solving
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.version import __version__
 
@@ -108,6 +108,7 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     before = store_bytes(imported.store)
     run_passes(planning(recipe), QccContext(imported.store), imported.module)
     admit(imported.module, backend.capabilities)
+    run_passes(_fusing(backend.capabilities), QccContext(imported.store), imported.module)
     return coverage_of(imported.module, None, {}, before)
 
 
@@ -152,6 +153,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
     run_passes(solving(), QccContext(store), module, trace.after)
+    run_passes(_fusing(backend.capabilities), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     say("running the interpreter for golden vectors")
     golden = golden_of(module, store, float_module, float_store, example)
@@ -177,6 +179,11 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
             ),
         )
     return Compiled(output, threads=options.threads)
+
+
+def _fusing(target: Capabilities) -> list[ModulePass]:
+    """Return the passes that make kernels; what the target prints reaches them as plain options."""
+    return fusing(target.epilogues, target.prologues)
 
 
 def _backend_options(options: Options) -> BackendOptions:

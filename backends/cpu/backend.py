@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import ModuleOp
 from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
 from qcc.backends.cpu.build import build_library
 from qcc.backends.cpu.ctext import C_TYPES, c_name
+from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.project import write_project
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
@@ -32,6 +33,8 @@ class CpuBackend:
             plans=frozenset({"dequant_first", "group_after"}),
             weight_bits=range(1, 9),
             activation_bits=range(2, 9),
+            epilogues=EPILOGUES,
+            prologues=PROLOGUES,
         )
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
