@@ -49,6 +49,12 @@ def _lower_conv() -> type[ModulePass]:
     return LowerConv
 
 
+def _prove_overflow() -> type[ModulePass]:
+    from qcc.passes.prove_overflow import ProveOverflow
+
+    return ProveOverflow
+
+
 def _raise_activation() -> type[ModulePass]:
     from qcc.passes.raise_activation import RaiseActivation
 
@@ -79,6 +85,12 @@ def _raise_rope() -> type[ModulePass]:
     return RaiseRope
 
 
+def _select_plans() -> type[ModulePass]:
+    from qcc.passes.select_plans import SelectPlans
+
+    return SelectPlans
+
+
 def _solve_weights() -> type[ModulePass]:
     from qcc.passes.solve_weights import SolveWeights
 
@@ -93,11 +105,13 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "fuse-epilogue": _fuse_epilogue,
     "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
+    "prove-overflow": _prove_overflow,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,
     "raise-norm": _raise_norm,
     "raise-rope": _raise_rope,
+    "select-plans": _select_plans,
     "solve-weights": _solve_weights,
 }
 """Name on the command line -> loader of the pass."""

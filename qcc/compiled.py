@@ -150,7 +150,7 @@ def layer_table(coverage: Coverage) -> Table:
             f"{layer.bytes:,}",
             "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f}",
             f"{macs:,}",
-            f"float: {layer.left_in_float}" if layer.left_in_float else layer.plan,
+            f"float: {layer.left_in_float}" if layer.left_in_float else layer.why.split(";")[0] or layer.plan,
         )
     return table
 
