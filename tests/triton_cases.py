@@ -7,12 +7,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation, SSAValue
 
+from qcc.backends.triton import jit
 from qcc.backends.triton.config import BlockConfig
 from qcc.backends.triton.emulate import EmulatedDevice
 from qcc.backends.triton.launch import Codes, Scratch, code_stride, gemm_launch, row_launch, scratch_sizes
+from qcc.backends.triton.lower import GemmStep, RowStep
 from qcc.backends.triton.pack import DTYPES, pack_weight
 from qcc.backends.triton.spec import GemmSpec, RowSpec
+from qcc.interpreter import Interpreter
+from qcc.ir.program import program_of
+from qcc.ir.store import WeightStore
 from qcc.numerics.qtype import QType, int_qtype
 from qcc.numerics.quantize import quantize
 from qcc.numerics.tensor import QuantizedTensor
@@ -39,10 +46,11 @@ def int8_input(x: Tensor, group: int | Literal["row"] = "row") -> QuantizedTenso
 
 def codes_of(source: QuantizedTensor, spec: GemmSpec) -> Codes:
     """A quantized input as a row-wise kernel leaves it: padded, with sums where the spec reads them."""
-    rows, columns = source.shape
+    columns = source.shape[-1]
+    given = source.codes.reshape(-1, columns)
+    rows, scales = len(given), source.scales[0].reshape(-1, source.scales[0].shape[-1])
     codes = torch.zeros(rows, code_stride(columns), dtype=torch.int8)
-    codes[:, :columns] = source.codes
-    scales = source.scales[0]
+    codes[:, :columns] = given
     sums = None
     if spec.zero != "none":
         group = code_stride(columns) if spec.group is None else spec.group
@@ -97,3 +105,68 @@ def run_rows(
         codes = Codes(torch.full((rows, stride), 99, dtype=torch.int8), scales, sums, columns)
     device.run(row_launch(spec, x, values=values, codes=codes, **parameters))  # type: ignore[arg-type]
     return values, codes
+
+
+class Observed:
+    """Values of every operation of a program, as the interpreter gives them."""
+
+    def __init__(self, module: ModuleOp, store: WeightStore, inputs: dict[str, Tensor]) -> None:
+        self.values: dict[SSAValue, Tensor | QuantizedTensor] = {}
+        program = program_of(module)
+        arguments = dict(zip(program.input_names, program.body.block.args, strict=True))
+        self.values.update({arguments[name]: value for name, value in inputs.items()})
+        Interpreter(module, store).run_with(inputs, self._see)
+
+    def _see(self, op: Operation, results: tuple[Tensor | QuantizedTensor, ...]) -> None:
+        self.values.update(zip(op.results, results, strict=True))
+
+    def tensor(self, value: SSAValue | None) -> Tensor | None:
+        """A float value; None for none."""
+        if value is None:
+            return None
+        found = self.values[value]
+        assert isinstance(found, Tensor)
+        return found
+
+    def rows(self, value: SSAValue) -> Tensor:
+        """A float value as a matrix."""
+        found = self.tensor(value)
+        assert found is not None
+        return found.reshape(-1, found.shape[-1]).contiguous()
+
+
+def run_row_step(step: RowStep, seen: Observed) -> tuple[Tensor | None, Codes | None]:
+    """Run a lowered row-wise step on the interpreter's values."""
+    scale = seen.tensor(step.scale)
+    return jit.rows(
+        step.spec,
+        seen.rows(step.source),
+        norm_weight=seen.tensor(step.norm_weight),
+        norm_bias=seen.tensor(step.norm_bias),
+        eps=step.eps,
+        scale=None if scale is None else scale.reshape(1),
+    )
+
+
+def run_gemm_step(step: GemmStep, seen: Observed, values: Tensor | None, codes: Codes | None) -> Tensor:
+    """Run a lowered contraction on the interpreter's values, or on what the row-wise step before it gave."""
+    source = seen.values[step.source]
+    if codes is None and isinstance(source, QuantizedTensor):
+        codes = codes_of(source, step.spec)
+    weight = seen.values[step.weight]
+    assert isinstance(weight, QuantizedTensor)
+    out_scale = seen.tensor(step.out_scale)
+    return jit.gemm(
+        step.spec,
+        seen.rows(step.source) if codes is None else codes,
+        pack_weight(weight, step.spec),
+        bias=seen.tensor(step.bias),
+        operands=[_operand(seen, one) for one in step.operands],
+        out_scale=None if out_scale is None else out_scale.reshape(1),
+    )
+
+
+def _operand(seen: Observed, value: SSAValue) -> Tensor:
+    found = seen.tensor(value)
+    assert found is not None
+    return found.reshape(-1, found.shape[-1]).contiguous() if found.dim() > 1 else found.reshape(-1)

@@ -276,7 +276,7 @@ def _row_ops(operations: Sequence[Operation], where: str, found: list[Problem]) 
         if running is not None and (not op.operands or op.operands[0] is not running):
             found.append(Problem(where, f"'{op.name}' does not read the value of the step before it"))
         match op:
-            case NormOp() if places == _RowOps():
+            case NormOp() if op is operations[0]:
                 places = _RowOps(norm=op)
             case RotateOp() if places.rotate is None and places.quantize is None:
                 places = replace(places, rotate=op)
@@ -387,5 +387,5 @@ def _sums(quantize: QuantizeOp, faults: list[str]) -> int | None:
 
 
 def _where(op: Operation) -> str:
-    label = f"'{op.label.data}' at " if isinstance(op, KernelOp) else ""
-    return f"{label}{location_of(op)}"
+    label = f"'{op.label.data}'" if isinstance(op, KernelOp) else ""
+    return " at ".join(part for part in (label, location_of(op)) if part)
