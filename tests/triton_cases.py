@@ -15,7 +15,7 @@ from qcc.backends.triton.config import BlockConfig
 from qcc.backends.triton.emulate import EmulatedDevice
 from qcc.backends.triton.launch import Codes, Scratch, code_stride, gemm_launch, row_launch, scratch_sizes
 from qcc.backends.triton.lower import GemmStep, RowStep
-from qcc.backends.triton.pack import DTYPES, pack_weight
+from qcc.backends.triton.pack import DTYPES, PackedWeight, pack_weight
 from qcc.backends.triton.spec import GemmSpec, RowSpec
 from qcc.interpreter import Interpreter
 from qcc.ir.program import program_of
@@ -62,7 +62,7 @@ def run_gemm(
     device: EmulatedDevice,
     spec: GemmSpec,
     source: Tensor | QuantizedTensor,
-    weight: QuantizedTensor,
+    weight: QuantizedTensor | PackedWeight,
     *,
     bias: Tensor | None = None,
     operands: Sequence[Tensor] = (),
@@ -70,7 +70,8 @@ def run_gemm(
     config: BlockConfig = SMALL,
 ) -> Tensor:
     """Run a contraction; the result is [M, N] without padding, and NaN wherever the kernel wrote nothing."""
-    tokens, channels = source.shape[0], weight.shape[0]
+    packed = weight if isinstance(weight, PackedWeight) else pack_weight(weight, spec)
+    tokens, channels = source.shape[0], packed.rows
     out = torch.full((tokens, channels), 77 if spec.output == "i8" else torch.nan).to(
         torch.int8 if spec.output == "i8" else DTYPES[spec.output]
     )
@@ -79,9 +80,7 @@ def run_gemm(
     workspace = torch.full((max(space, 1),), 123, dtype=torch.int32 if exact else torch.float32)
     scratch = Scratch(workspace, torch.zeros(max(count, 1), dtype=torch.int32))
     rows = codes_of(source, spec) if isinstance(source, QuantizedTensor) else source
-    launch = gemm_launch(
-        spec, config, rows, pack_weight(weight, spec), out, scratch, bias=bias, operands=operands, out_scale=out_scale
-    )
+    launch = gemm_launch(spec, config, rows, packed, out, scratch, bias=bias, operands=operands, out_scale=out_scale)
     device.run(launch)
     assert not scratch.counters.any()
     return out

@@ -23,6 +23,7 @@ def extend_interpreter() -> None:
     handle: Any = interpreter.TensorHandle
     builder: Any = interpreter.InterpreterBuilder
     dtype_of: Any = interpreter._get_np_dtype  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+    plain_patch: Any = interpreter._patch_lang_tensor  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
     plain_dot, plain_cast, plain_binary = builder.create_dot, builder.cast_impl, builder.binary_op
 
     def inline_asm(_: Any, text: str, constraints: str, values: Any, types: Any, pure: bool, pack: int) -> Any:
@@ -53,6 +54,12 @@ def extend_interpreter() -> None:
         # A comparison keeps the type of its operands, and a scalar one would be spread as a float.
         return handle(result.data, tl.int1) if result.data.dtype == np.bool_ else result
 
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        plain_patch(tensor, scope)
+        # The bounds of a loop are arrays of one element, which numpy 2.4 takes for no integer (Triton 3.6).
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))  # pyright: ignore
+
+    interpreter._patch_lang_tensor = patch_tensor  # pyright: ignore[reportPrivateUsage]
     builder.create_inline_asm, builder.create_dot = inline_asm, dot
     builder.cast_impl, builder.binary_op = cast, binary
 

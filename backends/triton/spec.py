@@ -189,15 +189,9 @@ def gemm_problems(spec: GemmSpec) -> list[str]:
 
 def row_problems(spec: RowSpec) -> list[str]:
     """List what no kernel covers."""
-    found: list[str] = []
+    found = _norm_problems(spec)
     if spec.input not in FLOATS:
         found.append(f"rows of {spec.input}; the kernels take float32, float16 and bfloat16")
-    if spec.norm == "none" and (spec.norm_weight or spec.norm_bias):
-        found.append("parameters without a norm")
-    if spec.norm_bias and spec.norm != "layer":
-        found.append(f"a bias of the norm '{spec.norm}'")
-    if spec.norm == "rms_plus1" and not spec.norm_weight:
-        found.append("the norm 'rms_plus1' without a weight")
     if (spec.scale == "group") != (spec.group is not None):
         found.append("group goes with scale 'group'")
     if spec.scale == "none" and (spec.sums is not None or not spec.values):
@@ -207,10 +201,23 @@ def row_problems(spec: RowSpec) -> list[str]:
             found.append(f"{what} {size} columns; the kernels take {_either(GROUPS)}")
     if spec.scale == "group" and spec.sums not in (None, spec.group):
         found.append(f"sums over {spec.sums or 'all'} columns beside scales per {spec.group}")
-    if spec.hadamard is not None and (spec.hadamard < 2 or spec.hadamard & (spec.hadamard - 1)):
-        found.append(f"a Hadamard rotation of size {spec.hadamard}; the kernels take powers of two")
     if not -128 <= spec.low < 0 < spec.high <= 127:
         found.append(f"codes from {spec.low} to {spec.high}; the kernels make int8")
+    return found
+
+
+def _norm_problems(spec: RowSpec) -> list[str]:
+    found: list[str] = []
+    if (spec.norm, spec.hadamard, spec.scale) == ("none", None, "none"):
+        found.append("a step that computes nothing")
+    if spec.norm == "none" and (spec.norm_weight or spec.norm_bias):
+        found.append("parameters without a norm")
+    if spec.norm_bias and spec.norm != "layer":
+        found.append(f"a bias of the norm '{spec.norm}'")
+    if spec.norm == "rms_plus1" and not spec.norm_weight:
+        found.append("the norm 'rms_plus1' without a weight")
+    if spec.hadamard is not None and (spec.hadamard < 2 or spec.hadamard & (spec.hadamard - 1)):
+        found.append(f"a Hadamard rotation of size {spec.hadamard}; the kernels take powers of two")
     return found
 
 
