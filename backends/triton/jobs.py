@@ -1,4 +1,4 @@
-"""From what a kernel computes and how it is cut to a job for the compiler, and to what its machine code must be like."""
+"""From what a kernel computes, and how it is cut into blocks, to a job for the compiler."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def test_a_row_kernel_compiles_without_spills() -> None:
     variant = Variant(RowSpec("f16", norm="rms", norm_weight=True), RowConfig.of(512))
     (cubin,) = compile_kernels([compile_job(variant, ARCHITECTURES["sm_90"])])
     figures = read_cubin(cubin.code, variant.tile)
-    assert figures.spills == 0 and figures.mma == ""
+    assert figures.spills == 0
+    assert figures.mma == ""
 
 
 def test_a_spilling_kernel_is_refused() -> None:

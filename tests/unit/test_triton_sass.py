@@ -79,7 +79,7 @@ def test_spills_are_local_loads_and_stores() -> None:
 
 
 def test_a_kernel_without_a_loop_has_no_matrix_instruction() -> None:
-    trap = "        /*0000*/                   BPT.TRAP 0x1 ;\n.L_x_0:\n        /*0010*/                   BRA `(.L_x_0);\n"
+    trap = "/*0000*/ BPT.TRAP 0x1 ;\n.L_x_0:\n/*0010*/ BRA `(.L_x_0);\n"
     assert figures_of(parse_listing(trap), 4, 0, Tile(128, 128, 128, 8)).mma == ""
 
 
