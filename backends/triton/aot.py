@@ -81,23 +81,32 @@ def compile_kernels(jobs: Sequence[CompileJob], *, workers: int = 2) -> tuple[Cu
         BuildError: if Triton is not installed, or listing every kernel that it does not compile, or whose result no
             launch of ours can serve.
     """
+    found = try_kernels(jobs, workers=workers)
+    if problems := [one for one in found if isinstance(one, Problem)]:
+        raise BuildError(f"Triton cannot compile {len(problems)} of {len(jobs)} kernels", problems)
+    return tuple(one for one in found if isinstance(one, Cubin))
+
+
+def try_kernels(jobs: Sequence[CompileJob], *, workers: int = 2) -> list[Cubin | Problem]:
+    """Compile kernels as `compile_kernels` does; what cannot be compiled is a problem in the place of its job.
+
+    Raises:
+        BuildError: if Triton is not installed, or two jobs of one architecture have one name.
+    """
     twice = [where for where, count in Counter(job.where for job in jobs).items() if count > 1]
     if twice:
         raise BuildError("kernels of one name", [Problem(where, "is asked for more than once") for where in twice])
     toolchain = find_toolchain()
+    workers = max(1, min(workers, len(jobs)))
     with tempfile.TemporaryDirectory(prefix="qcc-triton-") as scratch, _pool(toolchain, Path(scratch), workers) as ask:
-        with ThreadPoolExecutor(max(workers, 1)) as threads:
+        with ThreadPoolExecutor(workers) as threads:
             answers = list(threads.map(ask, range(len(jobs)), jobs))
-    problems: list[Problem] = []
-    cubins: list[Cubin] = []
-    for job, answer in zip(jobs, answers, strict=True):
-        wrong = [str(answer["error"])] if "error" in answer else unfit(job, answer)
-        problems += [Problem(job.where, one) for one in wrong]
-        if not wrong:
-            cubins.append(_cubin(job, answer, toolchain))
-    if problems:
-        raise BuildError(f"Triton {toolchain.version} cannot compile {len(problems)} of {len(jobs)} kernels", problems)
-    return tuple(cubins)
+    return [_result(job, answer, toolchain) for job, answer in zip(jobs, answers, strict=True)]
+
+
+def _result(job: CompileJob, answer: Mapping[str, Any], toolchain: Toolchain) -> Cubin | Problem:
+    wrong = [str(answer["error"])] if "error" in answer else unfit(job, answer)
+    return Problem(job.where, "; ".join(wrong)) if wrong else _cubin(job, answer, toolchain)
 
 
 def unfit(job: CompileJob, answer: Mapping[str, Any]) -> list[str]:
@@ -205,7 +214,7 @@ class _Worker:
 def _pool(toolchain: Toolchain, scratch: Path, workers: int) -> Generator[Callable[[int, CompileJob], dict[str, Any]]]:
     """Give a function (number, job) -> answer that waits for a free worker."""
     cache = scratch / "cache"
-    every = [_Worker(build_environment(toolchain, cache)) for _ in range(max(workers, 1))]
+    every = [_Worker(build_environment(toolchain, cache)) for _ in range(workers)]
     free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for one in every:
         free.put(one)
