@@ -14,20 +14,36 @@ from typing import Protocol, runtime_checkable
 import torch
 from xdsl.dialects.builtin import ModuleOp
 
+from qcc.ir.plans import PlanCost
 from qcc.ir.store import WeightStore
+from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations."""
+    """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations.
+
+    `decodes` are the kinds of codes that it computes with (integers by default); weights and activations of every
+    other kind are refused by name.
+    `epilogues` and `prologues` say which steps it prints inside one kernel, as rules of `qcc.ir.fusion`; without any,
+    every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
+    says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
+    what a byte of memory traffic costs in the same terms; without any plan, contractions keep the one they were given.
+    """
 
     name: str
     scalars: frozenset[str]
     plans: frozenset[str]
     weight_bits: range
     activation_bits: range
+    decodes: tuple[type[IntDecode | FloatDecode | TableDecode | PlanesDecode | SelectDecode], ...] = (IntDecode,)
+    epilogues: tuple[str, ...] = ()
+    prologues: tuple[str, ...] = ()
+    accumulator_bits: int = 64
+    costs: tuple[PlanCost, ...] = ()
+    byte_cost: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
+from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.qtype import QType
 from qcc.passes.layer_schemes import LayerScheme, matches, misfits, row_overrides, scheme_of
 from qcc.recipes.load import load_recipe
@@ -87,10 +88,11 @@ def _refuse_unavailable(recipe: Recipe) -> None:
         if scheme.solver != "rtn"
     ]
     static = [recipe.activations, *(one.activations for one in recipe.overrides if one.activations)]
-    if any(not one.is_float and one.when == "static" for one in static):
-        problems.append(
-            Problem("activations: when static", "needs calibration, which is not available yet", "set when: dynamic")
-        )
+    problems += [
+        Problem(f"activations: {when}", "needs calibration, which is not available yet", "set when: dynamic")
+        for when in dict.fromkeys(one.qtype().when for one in static if not one.is_float)
+        if when != "dynamic"
+    ]
     if problems:
         raise RecipeError("the recipe asks for what this version cannot do", problems)
 
@@ -105,7 +107,8 @@ def _refuse_misfits(recipe: Recipe, names: list[str], linear: list[tuple[LinearO
     problems += [problem for _, roles in found for problem in roles.values()]
     fix = ""
     if found:
-        fix = f"use a group that divides the columns, or one scale per row:\n{row_overrides(found, names)}"
+        other = "one scale per row (float, where the format says its groups)"
+        fix = f"use a group that divides the columns, or {other}:\n{row_overrides(found, names)}"
     if problems:
         raise RecipeError(f"the recipe does not fit {len(problems)} places of the model", problems, fix=fix)
 
@@ -126,12 +129,14 @@ class _Quantizer:
         source = layer.input
         if not scheme.activations.is_float:
             source = self._quantized_input(layer.input, scheme.activations.qtype(), location_of(layer))
+        taken = type_of(source).qtype
+        integers = taken is not None and sums_integers(taken, scheme.weights.qtype())
         contract = ContractOp(
             source,
             quantized,
             layer.bias,
             scalar=type_of(layer.result).scalar,
-            plan="dequant_first" if scheme.activations.is_float else "group_after",
+            plan="group_after" if integers else "dequant_first",
         )
         contract.attributes.update(layer.attributes)
         contract.attributes[LAYER] = StringAttr(scheme.name)

@@ -20,6 +20,8 @@ from qcc.ir.dims import product
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.types import type_of
+from qcc.numerics.qtype import QType
+from qcc.numerics.stored_parts import parameter_parts
 from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
 
 
@@ -78,17 +80,24 @@ def _reason(layer: LinearOp | ConvOp, weights: WeightScheme) -> str:
 def misfits(layer: LinearOp, scheme: LayerScheme) -> dict[str, Problem]:
     """Return what a group does not divide: `weights`, `activations`, both or none."""
     columns = type_of(layer.weight).shape[1].constant
-    groups = {"weights": scheme.weights.group, "activations": scheme.activations.group}
-    return {
-        role: Problem(scheme.name, f"{role} cannot use group {group}: it does not divide {columns} columns")
-        for role, group in groups.items()
-        if isinstance(group, int) and columns is not None and columns % group
-    }
+    found: dict[str, Problem] = {}
+    for role, one in (("weights", scheme.weights), ("activations", scheme.activations)):
+        for group in [] if one.is_float else _groups(one.qtype()):
+            if columns is not None and columns % group and role not in found:
+                what = f"{role} cannot use group {group}: it does not divide {columns} columns"
+                found[role] = Problem(scheme.name, what)
+    return found
+
+
+def _groups(qtype: QType) -> list[int]:
+    """Return the lengths along the columns of all blocks of a format, the shortest first."""
+    return sorted({part.block[-1] for part in parameter_parts(qtype)} - {-1})
 
 
 def row_overrides(found: Sequence[tuple[LayerScheme, Iterable[str]]], names: Sequence[str]) -> str:
     """Return YAML to paste into a recipe: one scale per row for the given roles of the given layers.
 
+    Where the format says its groups itself, the override leaves it in float instead.
     `names` are those of all layers; a pattern that would mean others as well is written as an exact one.
     """
     lines = ["overrides:"]
@@ -104,8 +113,10 @@ def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str
     plain = Override(match=scheme.name)
     override: dict[str, object] = {"match": scheme.name if sum(matches(plain, n) for n in names) == 1 else exact}
     if "weights" in roles:
-        override["weights"] = {**scheme.weights.model_dump(exclude_defaults=True), "group": "row"}
+        weights = {**scheme.weights.model_dump(exclude_defaults=True), "group": "row"}
+        override["weights"] = {"format": "f32"} if scheme.weights.is_whole else weights
     if "activations" in roles:
-        activations = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
-        override["activations"] = {**activations, "granularity": "token"}
+        kept = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
+        activations = {**kept, "granularity": "token"}
+        override["activations"] = {"format": "f32"} if scheme.activations.is_whole else activations
     return override

@@ -14,12 +14,16 @@ from qcc.passes.annotate_groups import AnnotateGroups
 from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.fold_constants import FoldConstants
+from qcc.passes.fuse_epilogue import FuseEpilogue
+from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
+from qcc.passes.prove_overflow import ProveOverflow
 from qcc.passes.raise_activation import RaiseActivation
 from qcc.passes.raise_attention import RaiseAttention
 from qcc.passes.raise_linear import RaiseLinear
 from qcc.passes.raise_norm import RaiseNorm
 from qcc.passes.raise_rope import RaiseRope
+from qcc.passes.select_plans import SelectPlans
 from qcc.passes.solve_weights import SolveWeights
 from qcc.recipes.model import Recipe
 
@@ -53,8 +57,27 @@ def solving() -> list[ModulePass]:
 
 
 def pipeline(recipe: Recipe) -> list[ModulePass]:
-    """Return the passes of a recipe, in order."""
+    """Return the passes of a recipe that know no target, in order."""
     return [*planning(recipe), *solving()]
+
+
+def fusing(epilogues: Sequence[str], prologues: Sequence[str]) -> list[ModulePass]:
+    """Return the passes that gather kernels; the rules are what the target prints (`qcc.ir.fusion`)."""
+    return [FuseEpilogue(tuple(epilogues)), FusePrologue(tuple(prologues))]
+
+
+def targeting(
+    epilogues: Sequence[str],
+    prologues: Sequence[str],
+    accumulator_bits: int,
+    costs: Sequence[str],
+    force: Sequence[str] = (),
+    rows: int = 1,
+    byte_cost: float = 0.0,
+) -> list[ModulePass]:
+    """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
+    passes = [*fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
+    return [*passes, SelectPlans(tuple(costs), tuple(force), rows, byte_cost)] if costs else passes
 
 
 def run_passes(

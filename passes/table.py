@@ -31,10 +31,28 @@ def _fold_constants() -> type[ModulePass]:
     return FoldConstants
 
 
+def _fuse_epilogue() -> type[ModulePass]:
+    from qcc.passes.fuse_epilogue import FuseEpilogue
+
+    return FuseEpilogue
+
+
+def _fuse_prologue() -> type[ModulePass]:
+    from qcc.passes.fuse_prologue import FusePrologue
+
+    return FusePrologue
+
+
 def _lower_conv() -> type[ModulePass]:
     from qcc.passes.lower_conv import LowerConv
 
     return LowerConv
+
+
+def _prove_overflow() -> type[ModulePass]:
+    from qcc.passes.prove_overflow import ProveOverflow
+
+    return ProveOverflow
 
 
 def _raise_activation() -> type[ModulePass]:
@@ -67,6 +85,12 @@ def _raise_rope() -> type[ModulePass]:
     return RaiseRope
 
 
+def _select_plans() -> type[ModulePass]:
+    from qcc.passes.select_plans import SelectPlans
+
+    return SelectPlans
+
+
 def _solve_weights() -> type[ModulePass]:
     from qcc.passes.solve_weights import SolveWeights
 
@@ -78,12 +102,16 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "assign-formats": _assign_formats,
     "canonicalize": _canonicalize,
     "fold-constants": _fold_constants,
+    "fuse-epilogue": _fuse_epilogue,
+    "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
+    "prove-overflow": _prove_overflow,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,
     "raise-norm": _raise_norm,
     "raise-rope": _raise_rope,
+    "select-plans": _select_plans,
     "solve-weights": _solve_weights,
 }
 """Name on the command line -> loader of the pass."""

@@ -5,34 +5,58 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 
 from qcc.backends.base import Capabilities
 from qcc.errors import Problem, UnsupportedOp
+from qcc.ir.base import QccOperation
+from qcc.ir.nn import EmbeddingOp
 from qcc.ir.quant import ContractOp
-from qcc.ir.types import TensorType, type_of
-from qcc.numerics.qtype_parts import IntDecode
+from qcc.ir.types import type_of
+from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
+
+_KINDS: dict[type, str] = {
+    IntDecode: "integers",
+    FloatDecode: "floats",
+    TableDecode: "indices of a table",
+    PlanesDecode: "digit planes",
+    SelectDecode: "of a decode chosen for every block",
+}
 
 
 def admit(module: ModuleOp, capabilities: Capabilities) -> None:
-    """Check plans and bits of every contraction.
+    """Check plans, kinds of codes and bits of every contraction, and the codes of every embedding table.
 
     Raises:
-        UnsupportedOp: listing every contraction that the target cannot take.
+        UnsupportedOp: listing every operation that the target cannot take.
     """
-    contracts = [op for op in module.walk() if isinstance(op, ContractOp)]
-    problems = [problem for op in contracts for problem in _problems(op, capabilities)]
+    problems: list[Problem] = []
+    for op in module.walk():
+        if isinstance(op, ContractOp):
+            problems += _contract_problems(op, capabilities)
+        elif isinstance(op, EmbeddingOp):
+            problems += _format_problems(op, "its table", op.table, capabilities, capabilities.weight_bits)
     if problems:
         raise UnsupportedOp(f"target {capabilities.name} cannot take {len(problems)} of the formats", problems)
 
 
-def _problems(op: ContractOp, target: Capabilities) -> Iterator[Problem]:
+def _contract_problems(op: ContractOp, target: Capabilities) -> Iterator[Problem]:
     if op.plan is not None and op.plan.data.value not in target.plans:
         yield Problem(op.where, f"has no plan {op.plan.data.value}", f"plans: {', '.join(sorted(target.plans))}")
-    sides = (("weights", op.weight, target.weight_bits), ("activations", op.input, target.activation_bits))
-    for role, value, bits in sides:
-        if (found := _bits(type_of(value))) is not None and found not in bits:
-            yield Problem(op.where, f"{role} of {found} bits", f"use {bits[0]} to {bits[-1]} bits, or a float format")
+    yield from _format_problems(op, "weights", op.weight, target, target.weight_bits)
+    yield from _format_problems(op, "activations", op.input, target, target.activation_bits)
 
 
-def _bits(kind: TensorType) -> int | None:
-    return kind.qtype.decode.bits if kind.qtype is not None and isinstance(kind.qtype.decode, IntDecode) else None
+def _format_problems(
+    op: QccOperation, role: str, value: SSAValue, target: Capabilities, bits: range
+) -> Iterator[Problem]:
+    qtype = type_of(value).qtype
+    if qtype is None:
+        return
+    if not isinstance(qtype.decode, target.decodes):
+        known = ", ".join(_KINDS[kind] for kind in target.decodes)
+        what = f"{role} in '{qtype}', whose codes are {_KINDS[type(qtype.decode)]}"
+        yield Problem(op.where, what, f"use codes that are {known}, or f32 to leave it in float")
+    elif isinstance(qtype.decode, IntDecode) and qtype.decode.bits not in bits:
+        fix = f"use {bits[0]} to {bits[-1]} bits, or a float format"
+        yield Problem(op.where, f"{role} of {qtype.decode.bits} bits", fix)

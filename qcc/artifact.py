@@ -42,7 +42,7 @@ class FileEntry(_Strict):
 
 
 class LayerEntry(_Strict):
-    """What became of one layer: formats of weights and activations, exact bits per weight, bytes and plan."""
+    """What became of one layer: formats of weights and activations, exact bits per weight, bytes, plan and its why."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,6 +51,7 @@ class LayerEntry(_Strict):
     bits_per_weight: float
     bytes: int
     plan: str
+    why: str = ""
     weight_sqnr_db: float | None = None
     left_in_float: str = ""
 

@@ -79,7 +79,9 @@ def compile_(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting of the target. cpu: name=PREFIX of files and functions."
+            "--set",
+            metavar="KEY=VALUE",
+            help="name=PREFIX of files and functions; plan=PLAN or PATTERN=PLAN,...; rows=N to weigh plans by.",
         ),
     ] = None,
     arch: Annotated[str, typer.Option(help="GPU architectures; refused by target cpu, which has none.")] = "",

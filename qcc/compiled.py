@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, written_aside, zip_folder
 from qcc.backends.targets import backend_of
 from qcc.calling import flatten_arguments, unflatten_results
+from qcc.coverage import bits_text
 from qcc.errors import CheckpointError, ShapeError
 from qcc.inspection import read_module
 from qcc.ir.binding import bind_symbols
@@ -118,7 +119,7 @@ def coverage_summary(coverage: Coverage) -> str:
     lines += [
         f"  left in float: {layer.name} ({layer.left_in_float})" for layer in coverage.layers if layer.left_in_float
     ]
-    bits = f", {coverage.bits_per_weight:.3f} bits per quantized weight" if coverage.quantized else ""
+    bits = f", {bits_text(coverage.bits_per_weight)} bits per quantized weight" if coverage.quantized else ""
     return "\n".join([*lines, f"weights {_size(coverage.bytes_before)} -> {_size(coverage.bytes_after)}{bits}"])
 
 
@@ -145,11 +146,11 @@ def layer_table(coverage: Coverage) -> Table:
             "x".join(map(str, layer.shape)),
             layer.weights,
             layer.activations,
-            f"{layer.bits_per_weight:.3f}",
+            bits_text(layer.bits_per_weight),
             f"{layer.bytes:,}",
             "" if layer.weight_sqnr_db is None else f"{layer.weight_sqnr_db:.1f}",
             f"{macs:,}",
-            f"float: {layer.left_in_float}" if layer.left_in_float else layer.plan,
+            f"float: {layer.left_in_float}" if layer.left_in_float else layer.why.split(";")[0] or layer.plan,
         )
     return table
 

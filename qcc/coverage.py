@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from xdsl.dialects.builtin import ModuleOp, StringAttr
@@ -10,8 +11,9 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.artifact import Coverage, LayerEntry
 from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of
+from qcc.ir.kernel import kernel_of, origin_of
 from qcc.ir.nn import ConvOp, LinearOp
-from qcc.ir.program import WeightOp
+from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import Weight, WeightStore
 from qcc.ir.types import TensorType, type_of
@@ -19,6 +21,11 @@ from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
 from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
 from qcc.numerics.tensor import QuantizedTensor
+
+
+def bits_text(bits: float) -> str:
+    """Write bits per weight as far as they go, 6 digits at most behind the point."""
+    return f"{bits:.6f}".rstrip("0").rstrip(".")
 
 
 def weight_bytes(weight: Weight) -> int:
@@ -38,22 +45,50 @@ def coverage_of(
 ) -> Coverage:
     """List every layer with its formats; `originals` are the float weights, to measure the noise of their codes."""
     layers = [entry for op in module.walk() if (entry := _layer(op, store, originals)) is not None]
-    after = sum(_planned_bytes(module)) if store is None else store_bytes(store)
+    after = sum(one.bytes for one in stored_weights(module)) if store is None else store_bytes(store)
     return Coverage(layers=tuple(layers), bytes_before=bytes_before, bytes_after=after)
 
 
-def _planned_bytes(module: ModuleOp) -> list[int]:
-    """Count the weights of a module whose weights are not solved yet (a dry run): each format at its shape."""
-    sizes: dict[tuple[str, str], int] = {}
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight as stored, or as it will be: its name, shape, format, bits per weight and bytes, everything counted."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    quantized: bool
+    bits_per_weight: float
+    bytes: int
+
+
+def stored_weights(module: ModuleOp) -> list[StoredWeight]:
+    """List the weights and first states of a module, each format of each once.
+
+    Where weights are not solved yet (a dry run), each is listed in the formats that it will be quantized to, and in
+    float where that is read as well.
+    """
+    found: dict[tuple[str, TensorType], StoredWeight] = {}
     for op in module.walk():
-        if isinstance(op, WeightOp):
-            readers = {use.operation for use in op.result.uses}
-            quantized = {one for one in readers if isinstance(one, QuantizeOp)}
-            for reader in quantized:
-                sizes[op.key.data, str(reader.result.type)] = _type_bytes(type_of(reader.result))
-            if readers - quantized or not readers:
-                sizes[op.key.data, "plain"] = _type_bytes(type_of(op.result))
-    return list(sizes.values())
+        if isinstance(op, WeightOp | StateOp):
+            readers = list(dict.fromkeys(use.operation for use in op.result.uses))
+            kinds = [_read_as(reader, op.result) for reader in readers] if isinstance(op, WeightOp) else []
+            for kind in kinds or [type_of(op.result)]:
+                found.setdefault((op.key.data, kind), _stored(op.key.data, kind))
+    return list(found.values())
+
+
+def _read_as(reader: Operation, weight: SSAValue) -> TensorType:
+    if isinstance(reader, QuantizeOp) and reader.input is weight:
+        return type_of(reader.result)
+    return type_of(weight)
+
+
+def _stored(key: str, kind: TensorType) -> StoredWeight:
+    shape, qtype = kind.static_shape or (), kind.qtype
+    if qtype is None:
+        return StoredWeight(key, shape, kind.scalar, False, 8.0 * ELEMENT_BYTES[kind.scalar], _type_bytes(kind))
+    name = key.removesuffix(f":{qtype}")
+    return StoredWeight(name, shape, str(qtype), True, bits_per_weight(qtype, shape), _type_bytes(kind))
 
 
 def _type_bytes(kind: TensorType) -> int:
@@ -87,7 +122,7 @@ def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, tor
 
 def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry:
     kind, source = type_of(op.weight), type_of(op.input)
-    shape = kind.static_shape or ()
+    shape, kernel = kind.static_shape or (), kernel_of(op)
     assert kind.qtype is not None
     return LayerEntry(
         name=_name(op),
@@ -97,6 +132,7 @@ def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mappi
         bits_per_weight=bits_per_weight(kind.qtype, shape),
         bytes=_type_bytes(kind),
         plan="" if op.plan is None else str(op.plan.data.value),
+        why="" if kernel is None or kernel.why is None else kernel.why.data,
         weight_sqnr_db=_sqnr(op.weight, store, originals),
     )
 
@@ -107,7 +143,7 @@ def _name(op: Operation) -> str:
 
 
 def _sqnr(weight: SSAValue, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> float | None:
-    owner = weight.owner
+    owner = origin_of(weight).owner
     if store is None or not isinstance(owner, WeightOp):
         return None
     original = originals.get(owner.key.data.split(":")[0])

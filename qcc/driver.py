@@ -20,20 +20,21 @@ from xdsl.passes import ModulePass
 
 from qcc.admission import admit
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
-from qcc.backends.base import BackendOptions
+from qcc.backends.base import BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
 from qcc.calling import Leaf, Signature, nest_arguments
 from qcc.compiled import EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
-from qcc.errors import Problem, QccError
+from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
 from qcc.frontend.source import load_source
 from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
-from qcc.passes.pipeline import planning, run_passes, solving
+from qcc.passes.pipeline import planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
+from qcc.settings import Settings, read_settings
 from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
@@ -103,11 +104,13 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     """Say what a compilation would do to each layer, without solving weights or building anything."""
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
+    settings = read_settings(options.settings, options.target)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
     run_passes(planning(recipe), QccContext(imported.store), imported.module)
     admit(imported.module, backend.capabilities)
+    run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
     return coverage_of(imported.module, None, {}, before)
 
 
@@ -139,7 +142,8 @@ def _refuse_calibration(calibration: object) -> None:
 def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
-    chosen = _backend_options(options)
+    settings = read_settings(options.settings, options.target)
+    chosen = BackendOptions(name=settings.name, cc=options.cc or None, threads=options.threads or None)
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)
@@ -152,6 +156,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
     run_passes(solving(), QccContext(store), module, trace.after)
+    run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     say("running the interpreter for golden vectors")
     golden = golden_of(module, store, float_module, float_store, example)
@@ -179,19 +184,17 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     return Compiled(output, threads=options.threads)
 
 
-def _backend_options(options: Options) -> BackendOptions:
-    known = {"name": "name of the emitted library and prefix of its functions"}
-    problems = [
-        Problem(f"--set {key}", f"target {options.target} has no such setting", f"it has: {', '.join(known)}")
-        for key in options.settings
-        if key not in known
-    ]
-    name = options.settings.get("name", "model")
-    if not name.isidentifier() or not name.isascii():
-        problems.append(Problem("--set name", f"'{name}' is no C identifier"))
-    if problems:
-        raise QccError("some settings cannot be taken", problems)
-    return BackendOptions(name=name, cc=options.cc or None, threads=options.threads or None)
+def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
+    """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
+    return targeting(
+        target.epilogues,
+        target.prologues,
+        target.accumulator_bits,
+        tuple(map(str, target.costs)),
+        settings.plans,
+        settings.rows,
+        target.byte_cost,
+    )
 
 
 def _absolute(source: str) -> str:

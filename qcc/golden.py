@@ -7,16 +7,20 @@ from dataclasses import replace
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, OpResult
 
 from qcc.backends.base import ContractCase, Golden, ModelCall, ModelCase, Tolerance
 from qcc.interpreter import Interpreter
 from qcc.interpreter.contraction import corrected_sums
 from qcc.ir.binding import bind_symbols
+from qcc.ir.kernel import contracts_of, origin_of
 from qcc.ir.program import ProgramOp, StateOp, program_of
-from qcc.ir.quant import ContractOp, QuantizeOp
+from qcc.ir.quant import QuantizeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import type_of
+from qcc.numerics.integer_sums import sums_integers
+from qcc.numerics.qtype import QType
+from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.tensor import Parameters, QuantizedTensor
 from qcc.sample import golden_sizes, resized_inputs
 
@@ -98,17 +102,17 @@ def _model_case(
 
 
 def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
-    quantized = [op for op in program.body.walk() if isinstance(op, ContractOp) and type_of(op.input).qtype is not None]
+    quantized = [op for op in contracts_of(program) if type_of(op.input).qtype is not None]
     cases: list[ContractCase] = []
     for index, op in enumerate(quantized):
-        source, weight = op.input.owner, op.weight.owner
+        source, weight = origin_of(op.input).owner, origin_of(op.weight).owner
         if not isinstance(source, QuantizeOp) or not isinstance(weight, Operation):
             continue
         codes, weights = seen[source][0], seen[weight][0]
         rows = _rows_of(source, seen)
         if not isinstance(codes, QuantizedTensor) or not isinstance(weights, QuantizedTensor) or rows is None:
             continue
-        if codes.zero is not None:  # the sums of a case are those of symmetric activations
+        if not _sums_are_golden(codes.qtype, weights.qtype):
             continue
         flat = _first_rows(codes)
         cases.append(
@@ -123,12 +127,19 @@ def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
     return cases
 
 
+def _sums_are_golden(activation: QType, weight: QType) -> bool:
+    """Say whether a case can hold the sums: int8 codes without zero point, under one level of scales."""
+    decode = activation.decode
+    plain = isinstance(decode, IntDecode) and decode.signed and decode.bits <= 8
+    return plain and activation.zero is None and len(activation.levels) == 1 and sums_integers(activation, weight)
+
+
 def _rows_of(op: QuantizeOp, seen: Seen) -> torch.Tensor | None:
     """Return the float tensor that was quantized, unless it is a program input."""
-    owner = op.input.owner
-    if not isinstance(owner, Operation):
+    source = origin_of(op.input)
+    if not isinstance(source, OpResult):
         return None
-    value = seen[owner][owner.results.index(op.input)]
+    value = seen[source.op][source.index]
     return value if isinstance(value, torch.Tensor) else None
 
 

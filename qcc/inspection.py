@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from qcc.artifact import PROGRAM, Coverage, read_manifest
+from qcc.coverage import StoredWeight, bits_text, stored_weights
 from qcc.errors import CheckpointError
 from qcc.ir.context import QccContext
 from qcc.ir.dims import UNBOUNDED
+from qcc.ir.kernel import YieldOp
 from qcc.ir.program import program_of
 from qcc.ir.types import type_of
 
@@ -69,7 +72,7 @@ def _artifact(folder: Path) -> Found:
     head = [
         f"qcc artifact version {manifest.version}, written by qcc {manifest.qcc} for target {manifest.target}",
         f"quantized {coverage.quantized} of {coverage.total} layers, "
-        f"{coverage.bits_per_weight:.3f} bits per quantized weight",
+        f"{bits_text(coverage.bits_per_weight)} bits per quantized weight",
         f"weights {coverage.bytes_before:,} -> {coverage.bytes_after:,} bytes; files {_bytes(manifest.files):,} bytes",
     ]
     data = {"manifest": manifest.model_dump(mode="json"), **found.data}
@@ -88,13 +91,35 @@ def _module(module: ModuleOp) -> Found:
     inputs = {n: str(type_of(a)) for n, a in zip(program.input_names, program.body.block.args, strict=True)}
     values = program.terminator.values
     outputs = {n: str(type_of(v)) for n, v in zip(program.output_names, values, strict=True)}
-    counts = Counter(op.name for op in program.body.block.ops)
+    counts = Counter(op.name for op in program.body.walk() if not isinstance(op, YieldOp))
     lines = [f"input  {n}: {_short(k)}" for n, k in inputs.items()]
     lines += [f"output {n}: {_short(k)}" for n, k in outputs.items()]
     lines += [f"symbol {n}: {text}" for n, text in ranges.items()]
     lines.append("operations: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+    weights = stored_weights(module)
+    lines += _weight_lines(weights)
     data = {"inputs": inputs, "outputs": outputs, "symbols": ranges, "operations": dict(counts)}
-    return Found(lines, data)
+    return Found(lines, {**data, "weights": [asdict(one) for one in weights]})
+
+
+def _weight_lines(weights: list[StoredWeight]) -> list[str]:
+    """Say of every quantized weight its format and its bits per weight, and of all weights what they take."""
+    quantized = [one for one in weights if one.quantized]
+    lines = [
+        f"weight {one.name} [{', '.join(map(str, one.shape))}] {one.format}: "
+        f"{bits_text(one.bits_per_weight)} bits per weight, {one.bytes:,} bytes"
+        for one in quantized
+    ]
+    if quantized:
+        count = sum(math.prod(one.shape) for one in quantized)
+        bits = sum(one.bits_per_weight * math.prod(one.shape) for one in quantized) / count
+        size = sum(one.bytes for one in quantized)
+        lines.append(f"quantized weights: {bits_text(bits)} bits per weight, {count:,} in {size:,} bytes")
+    plain = [one for one in weights if not one.quantized]
+    if plain:
+        count, size = sum(math.prod(one.shape) for one in plain), sum(one.bytes for one in plain)
+        lines.append(f"weights in float or integers: {count:,} in {size:,} bytes")
+    return lines
 
 
 def _short(kind: str) -> str:

@@ -12,7 +12,9 @@ from qcc.backends.base import BackendOptions, Emitted, Golden
 from qcc.backends.cpu.backend import CpuBackend
 from qcc.backends.cpu.runtime import CpuProgram
 from qcc.interpreter import Interpreter
+from qcc.ir.context import QccContext
 from qcc.ir.store import WeightStore
+from qcc.passes.pipeline import fusing, run_passes
 
 Tensors = Mapping[str, torch.Tensor]
 BACKEND = CpuBackend()
@@ -21,7 +23,9 @@ BACKEND = CpuBackend()
 def emit(
     module: ModuleOp, store: WeightStore, out: Path, golden: Golden | None = None, *, build: bool = True
 ) -> Emitted:
-    """Legalize and emit a module."""
+    """Gather the kernels of a module as a compilation does, legalize and emit it."""
+    module = module.clone()
+    run_passes(fusing(BACKEND.capabilities.epilogues, BACKEND.capabilities.prologues), QccContext(store), module)
     return BACKEND.emit(BACKEND.legalize(module, store), store, golden, BackendOptions(build=build), out)
 
 

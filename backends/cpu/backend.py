@@ -8,7 +8,9 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
 from qcc.backends.cpu.build import build_library
+from qcc.backends.cpu.costs import ACCUMULATOR_BITS, BYTE_COST, COSTS
 from qcc.backends.cpu.ctext import C_TYPES, c_name
+from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.project import write_project
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
@@ -29,9 +31,14 @@ class CpuBackend:
         return Capabilities(
             name="cpu",
             scalars=frozenset(C_TYPES),
-            plans=frozenset({"dequant_first", "group_after"}),
+            plans=frozenset(one.plan for one in COSTS),
             weight_bits=range(1, 9),
             activation_bits=range(2, 9),
+            epilogues=EPILOGUES,
+            prologues=PROLOGUES,
+            accumulator_bits=ACCUMULATOR_BITS,
+            costs=COSTS,
+            byte_cost=BYTE_COST,
         )
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:

@@ -8,8 +8,8 @@ import numpy as np
 from xdsl.ir import Operation
 
 from qcc.backends.cpu.emit_elementwise import emit_binary_views
+from qcc.backends.cpu.emit_kernel import join_activation, join_epilogue
 from qcc.backends.cpu.emit_quant import packed_weight, quantized_weight
-from qcc.backends.cpu.epilogue import absorb_activation, absorb_epilogue
 from qcc.backends.cpu.fields import read, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.pack import pack_float_weights
@@ -19,6 +19,7 @@ from qcc.backends.cpu.statements import Address, Array, Raw, Struct, Value
 from qcc.backends.cpu.views import ONE, ZERO, View, collapse, dense
 from qcc.backends.cpu.weights import view_name
 from qcc.ir.dims import Dim, Shape, product
+from qcc.ir.kernel import origin_of
 from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp, MatmulOp, PoolKind, PoolOp, SoftmaxOp, UnfoldOp
 from qcc.ir.program import WeightOp, int_array
 from qcc.ir.types import type_of
@@ -44,7 +45,7 @@ def emit_linear(low: Lowering, op: LinearOp) -> None:
         return pack_float_weights(value.numpy().astype(np.float32, copy=False)).tobytes()
 
     buffer = low.constants.derived(f"{view_name(weight)}: panels", panels)
-    epilogue, value = absorb_epilogue(low, op.result, op.bias)
+    epilogue, value = join_epilogue(low, op, op.bias)
     target = low.result(value)
     low.call(
         "linear",
@@ -120,10 +121,9 @@ def emit_conv(low: Lowering, op: ConvOp) -> None:
     """Lower `qcc.conv` over one or two spatial axes."""
     source, weight = low.contiguous(low.view(op.input)), low.contiguous(low.view(op.weight))
     bias = None if op.bias is None else low.contiguous(low.view(op.bias))
-    activation, value = absorb_activation(low, op.result)
+    fields = _window_fields(low, source, type_of(op.result).shape[2:], weight.shape[2:], op)
+    activation, value = join_activation(low, op)
     target = low.result(value)
-    window = weight.shape[2:]
-    fields = _window_fields(low, source, target.shape[2:], window, op)
     dilation = _two(int_array(op.dilation), 1)
     fields |= {
         "y": write(target),
@@ -223,7 +223,7 @@ def _table_dtype(table: View) -> Raw:
 
 def _stored_table(low: Lowering, op: EmbeddingOp) -> View:
     """Return the table as it is stored: half floats stay half floats, the kernel widens them."""
-    owner = op.table.owner
+    owner = origin_of(op.table).owner
     if isinstance(owner, WeightOp):
         stored = low.constants.store.tensor(owner.key.data)
         scalar = {"torch.float16": "f16", "torch.bfloat16": "bf16"}.get(str(stored.dtype), "f32")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.code_rows import CodeRows
-from qcc.backends.cpu.epilogue import absorb_epilogue
+from qcc.backends.cpu.emit_kernel import join_epilogue
 from qcc.backends.cpu.fields import read, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.qformat import (
@@ -26,6 +26,7 @@ from qcc.backends.cpu.views import ONE, Buffer, Rows, View, dense
 from qcc.backends.cpu.weights import quantized_digest, tensor_bytes
 from qcc.ir.base import location_of
 from qcc.ir.dims import Dim, product
+from qcc.ir.kernel import origin_of, uses_of
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.types import type_of
@@ -61,7 +62,7 @@ def emit_quantize(low: Lowering, op: QuantizeOp) -> None:
     form = activation_format(qtype, columns)
     static = _static_scale(low, op, form)
     groups: dict[int, None] = {}
-    for use in op.result.uses:
+    for use in uses_of(op.result):
         reader = use.operation
         if isinstance(reader, ContractOp) and use.index == 0:
             weight = type_of(reader.weight).qtype
@@ -118,7 +119,7 @@ def _quantize_rows(
 
 def quantized_weight(low: Lowering, value: SSAValue) -> tuple[str, QType, tuple[int, int]]:
     """Return the name, format and shape of a constant quantized matrix; refuse one computed at run time."""
-    kind = type_of(value)
+    value, kind = origin_of(value), type_of(value)
     shape = kind.static_shape
     if kind.qtype is None or shape is None or len(shape) != 2:
         raise Refusal(f"its weight {kind} is no static quantized matrix")
@@ -131,6 +132,7 @@ def quantized_weight(low: Lowering, value: SSAValue) -> tuple[str, QType, tuple[
 
 def weight_value(low: Lowering, value: SSAValue) -> QuantizedTensor:
     """Return the value of a constant quantized matrix."""
+    value = origin_of(value)
     if value in low.quantized:
         return low.quantized[value]
     assert isinstance(value.owner, WeightOp)
@@ -179,7 +181,7 @@ def emit_contract(low: Lowering, op: ContractOp) -> None:
         return
     form = activation_format(kind.qtype, k)
     group = weight_group(qtype, k, form)
-    codes = low.code_rows.get((op.input, group))
+    codes = low.code_rows.get((origin_of(op.input), group))
     if codes is None:
         raise Refusal("its input is not the result of a qcc.quantize")
     weight = packed_weight(low, op.weight, group)
@@ -192,14 +194,14 @@ def emit_contract(low: Lowering, op: ContractOp) -> None:
 
 
 def _static_of(low: Lowering, value: SSAValue) -> Pointer | None:
-    owner = value.owner
+    owner = origin_of(value).owner
     if isinstance(owner, QuantizeOp) and owner.scales:
         return read(low.cast(low.view(owner.scales[0]), "f32"))
     return None
 
 
 def _finish(low: Lowering, op: ContractOp, kernel: str, fields: dict[str, Value], m: Dim, n: int, macs: Dim) -> None:
-    epilogue, value = absorb_epilogue(low, op.result, op.bias)
+    epilogue, value = join_epilogue(low, op, op.bias)
     target = low.result(value)
     low.call(
         kernel,
@@ -211,13 +213,12 @@ def _finish(low: Lowering, op: ContractOp, kernel: str, fields: dict[str, Value]
 
 def emit_dequantize(low: Lowering, op: DequantizeOp) -> None:
     """Lower `qcc.dequantize`: weights at compile time, activations from their rows of codes."""
-    kind = type_of(op.input)
+    kind, value = type_of(op.input), origin_of(op.input)
     shape = kind.static_shape
-    owner = op.input.owner
-    if op.input in low.quantized or isinstance(owner, WeightOp):
+    owner = value.owner
+    if value in low.quantized or isinstance(owner, WeightOp):
         assert shape is not None
-        name = owner.key.data if isinstance(owner, WeightOp) else quantized_digest(low.quantized[op.input])
-        value = op.input
+        name = owner.key.data if isinstance(owner, WeightOp) else quantized_digest(low.quantized[value])
         buffer = low.constants.derived(
             f"{name}: dequantized", lambda: tensor_bytes(dequantize(weight_value(low, value)))
         )
@@ -226,7 +227,7 @@ def emit_dequantize(low: Lowering, op: DequantizeOp) -> None:
     assert kind.qtype is not None
     columns = columns_of(op.input)
     form = activation_format(kind.qtype, columns)
-    codes = low.code_rows[op.input, form.group or max(columns, 1)]
+    codes = low.code_rows[value, form.group or max(columns, 1)]
     target = low.result(op.result)
     rows = low.rows(target)
     low.call(

@@ -13,6 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from qcc.backends.cpu import (
     emit_elementwise,
     emit_gather,
+    emit_kernel,
     emit_nn,
     emit_program,
     emit_quant,
@@ -37,6 +38,7 @@ LOWERINGS = {
     **emit_nn.LOWERINGS,
     **emit_transformer.LOWERINGS,
     **emit_quant.LOWERINGS,
+    **emit_kernel.LOWERINGS,
 }
 """The function that lowers each operation."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xdsl.ir import Operation, SSAValue
 
 from qcc.ir.elementwise import CastOp
+from qcc.ir.kernel import flat_operations, kernel_of, origin_of
 from qcc.ir.program import ProgramOp, ReturnOp, StateOp, UpdateStateOp
 from qcc.ir.quant import QuantizeOp
 from qcc.ir.shape import ExpandOp, ReshapeOp, SliceOp, TransposeOp
@@ -21,7 +22,7 @@ class Uses:
         self._index: dict[Operation, int] = {}
         self._last: dict[SSAValue, int] = {}
         states: dict[str, SSAValue] = {}
-        operations = list(program.body.block.ops)
+        operations = flat_operations(program.body.block)
         for index, op in enumerate(operations):
             self._index[op] = index
             end = len(operations) if isinstance(op, ReturnOp | UpdateStateOp) else index
@@ -35,7 +36,8 @@ class Uses:
 
     def root(self, value: SSAValue) -> SSAValue:
         """Return the value whose memory this one may share."""
-        return self._root.get(value, value)
+        origin = origin_of(value)
+        return self._root.get(origin, origin)
 
     def is_last(self, value: SSAValue, op: Operation) -> bool:
         """Whether no operation after `op` reads the value or a view of it."""
@@ -48,11 +50,11 @@ class Uses:
         return sharing == 1 and self.is_last(value, op)
 
 
-def live_operations(program: ProgramOp) -> list[Operation]:
-    """Return the operations that outputs or state depend on, in order."""
+def live_operations(program: ProgramOp) -> frozenset[Operation]:
+    """Return the operations that outputs or state depend on, kernels among them if they hold one."""
     needed: set[Operation] = set()
-    for op in reversed(list(program.body.block.ops)):
+    for op in reversed(flat_operations(program.body.block)):
         if isinstance(op, ReturnOp | UpdateStateOp) or op in needed:
             needed.add(op)
-            needed |= {value.owner for value in op.operands if isinstance(value.owner, Operation)}
-    return [op for op in program.body.block.ops if op in needed]
+            needed |= {owner for value in op.operands if isinstance(owner := origin_of(value).owner, Operation)}
+    return frozenset(needed | {kernel for op in needed if (kernel := kernel_of(op)) is not None})

@@ -13,6 +13,7 @@ from xdsl.ir import SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir.elementwise import CastOp
+from qcc.ir.kernel import KernelOp
 from qcc.ir.program import ProgramOp
 from qcc.ir.types import FLOATS, TensorType, type_of
 
@@ -34,11 +35,11 @@ def _narrow(kind: TensorType) -> bool:
 def _legalize_program(program: ProgramOp) -> None:
     terminator = program.terminator
     wanted = [type_of(value) for value in terminator.values]
-    for op in list(program.body.block.ops):
-        for result in op.results:
-            kind = type_of(result)
+    for op in list(program.body.walk()):
+        for value in (*op.results, *(op.body.block.args if isinstance(op, KernelOp) else ())):
+            kind = type_of(value)
             if _narrow(kind):
-                Rewriter.replace_value_with_new_type(result, kind.with_element("f32"))
+                Rewriter.replace_value_with_new_type(value, kind.with_element("f32"))
     for argument in program.body.block.args:
         if _narrow(type_of(argument)) and argument.uses:
             cast = CastOp(argument, "f32")

@@ -20,12 +20,17 @@ from qcc.backends.cpu.weights import Constants
 from qcc.errors import Problem, UnsupportedOp
 from qcc.ir.base import location_of, show
 from qcc.ir.dims import Dim, Shape, product
+from qcc.ir.kernel import origin_of
 from qcc.ir.program import ProgramOp, UpdateStateOp
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.tensor import QuantizedTensor
 
 MAX_RANK = 6
 """Axes that the strided kernels iterate over (QCC_RANK)."""
+
+
+Table = Mapping[type[Operation], "Callable[[Lowering, Operation], None]"]
+"""What lowers each operation."""
 
 
 class Lowering:
@@ -37,7 +42,10 @@ class Lowering:
         self.schedule = Schedule()
         self.uses = Uses(program)
         self.views: dict[SSAValue, View] = {}
-        self.absorbed: set[Operation] = set()
+        self.joined: set[Operation] = set()
+        self._table: Table = {}
+        self._live = live_operations(program)
+        self._problems: list[Problem] = []
         self.updated = {op.key.data for op in program.body.block.ops if isinstance(op, UpdateStateOp)}
         self.quantized: dict[SSAValue, QuantizedTensor] = {}
         self.code_rows: dict[tuple[SSAValue, int], CodeRows] = {}
@@ -47,29 +55,32 @@ class Lowering:
             kind = type_of(argument)
             self.views[argument] = dense(Buffer("input", index), kind.scalar, kind.shape)
 
-    def run(self, table: Mapping[type[Operation], Callable[[Lowering, Operation], None]]) -> Schedule:
+    def run(self, table: Table) -> Schedule:
         """Lower every operation that the outputs or the state depend on.
 
         Raises:
             UnsupportedOp: listing every operation that was refused.
         """
-        problems: list[Problem] = []
-        for op in live_operations(self.program):
-            if op in self.absorbed:
-                continue
-            self._comment = describe(op)
-            try:
-                if (lower := table.get(type(op))) is None:
-                    raise Refusal("has no kernel", "lower it to other operations first")
-                lower(self, op)
-            except Refusal as refusal:
-                problems.append(
-                    Problem(f"{op.name} at {location_of(op) or show_results(op)}", refusal.what, refusal.fix)
-                )
-                self._invent_results(op)
-        if problems:
-            raise UnsupportedOp(f"the CPU backend cannot take {len(problems)} operations", problems)
+        self._table = table
+        for op in self.program.body.block.ops:
+            self.lower(op)
+        if self._problems:
+            raise UnsupportedOp(f"the CPU backend cannot take {len(self._problems)} operations", self._problems)
         return self.schedule
+
+    def lower(self, op: Operation) -> None:
+        """Lower one operation by the table, if something needs it; a refusal is noted and the next one goes on."""
+        if op not in self._live:
+            return
+        self._comment = describe(op)
+        try:
+            if (lower := self._table.get(type(op))) is None:
+                raise Refusal("has no kernel", "lower it to other operations first")
+            lower(self, op)
+        except Refusal as refusal:
+            where = f"{op.name} at {location_of(op) or show_results(op)}"
+            self._problems.append(Problem(where, refusal.what, refusal.fix))
+            self._invent_results(op)
 
     def _invent_results(self, op: Operation) -> None:
         """Give a refused operation results of the right shape, so that later refusals are found as well."""
@@ -77,14 +88,14 @@ class Lowering:
             kind = type_of(result)
             self.views[result] = dense(Buffer("temp", -1), "f32" if kind.qtype else kind.scalar, kind.shape)
 
-    def absorb(self, op: Operation) -> None:
-        """Note that the operation before computes this one as well."""
-        self.absorbed.add(op)
+    def join(self, op: Operation) -> None:
+        """Note that the call to come computes this operation of the kernel as well."""
+        self.joined.add(op)
         self._comment += f"; {describe(op)}"
 
     def view(self, value: SSAValue) -> View:
-        """Return where a plain value is."""
-        found = self.views.get(value)
+        """Return where a plain value is, through the borders of kernels."""
+        found = self.views.get(origin_of(value))
         if found is None:
             raise Refusal("reads quantized codes where plain numbers are needed", "put a qcc.dequantize before it")
         return found

@@ -24,6 +24,7 @@ from qcc.backends.cpu.views import ONE, Buffer, View, dense
 from qcc.errors import CheckpointError
 from qcc.ir.dims import shape_of
 from qcc.ir.store import WeightStore
+from qcc.numerics.named_tensors import named_tensors
 from qcc.numerics.tensor import QuantizedTensor
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
 
@@ -93,7 +94,7 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
 def quantized_digest(weight: QuantizedTensor) -> str:
     """Name a quantized tensor that is in no store by its contents."""
     digest = hashlib.sha256(str(weight.qtype).encode())
-    for part in (weight.codes, *weight.scales, *([] if weight.zero is None else [weight.zero])):
+    for part in named_tensors(weight).values():
         digest.update(tensor_bytes(part))
     return digest.hexdigest()[:16]
 

@@ -85,6 +85,11 @@ def geometry_of(spec: GemmSpec) -> Geometry:
     return Geometry(planes, block // planes, word_bits, spec.group, max(spec.step // block, 1))
 
 
+def is_ragged(spec: GemmSpec, rows: int, columns: int) -> bool:
+    """Whether a weight [rows, columns] needs the spec to be `ragged`: codes come padded, columns of floats do not."""
+    return rows % 16 != 0 or (not spec.integer and columns % geometry_of(spec).step != 0)
+
+
 def step_of(group: int | None, columns: int) -> Literal[128, 256]:
     """Choose the columns of a step: the more, the less each costs, but K is rounded up to whole steps.
 

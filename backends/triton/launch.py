@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qcc.backends.triton.config import BlockConfig, RowConfig
-from qcc.backends.triton.geometry import CODE_COLUMNS, geometry_of
+from qcc.backends.triton.geometry import CODE_COLUMNS, TILE_ROWS, geometry_of, is_ragged
 from qcc.backends.triton.pack import PackedWeight
 from qcc.backends.triton.signature import Argument, signature
 from qcc.backends.triton.spec import GemmSpec, KernelSpec, RowSpec
@@ -153,8 +153,12 @@ def _gemm_problems(
         found.append(Problem("inputs", f"have {columns} columns in {rows.dim()} axes, the weight {weight.columns}"))
     if isinstance(source, Codes) and rows.dim() == 2 and rows.stride(0) % CODE_COLUMNS:
         found.append(Problem("inputs", f"rows of codes are {rows.stride(0)} long, no multiple of {CODE_COLUMNS}"))
+    if is_ragged(spec, weight.rows, weight.columns) and not spec.ragged:
+        found.append(Problem("words", f"a weight of {weight.rows} x {weight.columns} is ragged, and the spec is not"))
     if wanted != given:
         found.append(Problem("operands", f"{given} are given for {wanted} steps"))
+    if TILE_ROWS % config.block_n:
+        found.append(Problem("block_n", f"{config.block_n} channels do not tile the {TILE_ROWS} rows of a tile"))
     space, count = scratch_sizes(config, rows.shape[0], weight.rows)
     if scratch.workspace.numel() < space or scratch.counters.numel() < count:
         found.append(Problem("scratch", f"{space} sums and {count} counters are needed"))

@@ -14,6 +14,10 @@ Where the input has one scale a row, that scale crosses the sum over K and is ap
 
 Each product and sum above is one IEEE float32 operation (float64 in the oracle). A `post` zero point z of the weights
 adds (sx * z) * float(X), or z * float(X), X the sum of x over the group, in the same step and after the scaled sum.
+
+This holds where both sides decode to a scale times an integer: integers on either grid, and digit planes with
+coefficients 1, 2, 4, ... Every other pair of formats is decoded first, each element rounded once, and multiplied in
+float32 (float64 in the oracle).
 """
 
 from __future__ import annotations
@@ -24,13 +28,16 @@ from dataclasses import dataclass
 import torch
 
 from qcc.numerics.blocks import block_extents, spread_blocks
+from qcc.numerics.coding import element_values
+from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.levels import chain_product
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import IntDecode, is_integer_dtype
+from qcc.numerics.qtype_parts import IntDecode, PlanesDecode
 from qcc.numerics.quantize import dequantize
-from qcc.numerics.tensor import QuantizedTensor
+from qcc.numerics.tensor import QuantizedTensor, zero_levels
 
 _EXACT_FLOAT32 = 2**24
+_EXACT_FLOAT64 = 2**53
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,6 @@ class _Operand:
     def at(self, parameter: torch.Tensor, start: int) -> torch.Tensor:
         """Return a parameter [R] of the group that starts at column `start`."""
         return parameter[:, start]
-
-
-def has_integer_sums(qtype: QType) -> bool:
-    """Say whether a format decodes to scale * integer, plus at most a real offset per block."""
-    zero = qtype.zero
-    if not isinstance(qtype.decode, IntDecode) or qtype.sides:
-        return False
-    return zero is None or zero.kind == "post" or (zero.kind == "pre" and is_integer_dtype(zero.dtype))
 
 
 def integer_sums(q_input: QuantizedTensor, q_weight: QuantizedTensor) -> torch.Tensor:
@@ -90,9 +89,8 @@ def contract(
 
     Where a side does not decode to scaled integers, both are decoded first and multiplied in `real`.
     """
-    plain = isinstance(q_input, torch.Tensor)
-    if plain or not has_integer_sums(q_input.qtype) or not has_integer_sums(q_weight.qtype) or _has_offset(q_input):
-        values = q_input.to(real) if plain else dequantize(q_input, real)
+    if isinstance(q_input, torch.Tensor) or not sums_integers(q_input.qtype, q_weight.qtype, q_weight.shape[-1]):
+        values = q_input.to(real) if isinstance(q_input, torch.Tensor) else dequantize(q_input, real)
         result = values @ dequantize(q_weight, real).T
         return result if bias is None else result + bias.to(real)
     left, right = _operand(q_input, real), _operand(q_weight, real)
@@ -118,7 +116,17 @@ def _has_offset(quantized: QuantizedTensor) -> bool:
 
 
 def _codes(quantized: QuantizedTensor) -> torch.Tensor:
-    return quantized.codes.to(torch.int64).reshape(-1, quantized.shape[-1])
+    """Return codes as rows of integers; of digit planes what they stand for, twice that where it is a half."""
+    codes, qtype = quantized.codes, quantized.qtype
+    if isinstance(qtype.decode, PlanesDecode):
+        codes = element_values(codes, qtype, torch.float64) * (2 if _counts_halves(qtype) else 1)
+    return codes.to(torch.int64).reshape(-1, quantized.shape[-1])
+
+
+def _counts_halves(qtype: QType) -> bool:
+    """Say whether a grid adds one half to its integers; planes of -1 and +1 are mid_rise by themselves."""
+    decode = qtype.decode
+    return qtype.grid == "mid_rise" and not (isinstance(decode, PlanesDecode) and decode.digits == "pm1")
 
 
 def _column_block(quantized: QuantizedTensor) -> int:
@@ -126,24 +134,21 @@ def _column_block(quantized: QuantizedTensor) -> int:
 
 
 def _operand(quantized: QuantizedTensor, real: torch.dtype) -> _Operand:
-    qtype, shape = quantized.qtype, quantized.shape
+    qtype, shape, parameters = quantized.qtype, quantized.shape, quantized.parameters
     leaf = qtype.levels[0].block
 
     def rows(grid: torch.Tensor) -> torch.Tensor:
         return spread_blocks(grid, leaf, shape).expand(shape).reshape(-1, shape[-1])
 
-    integers, scale, offset = (
-        _codes(quantized),
-        chain_product(quantized.parameters.scales, qtype.levels, shape, real),
-        None,
-    )
-    if qtype.grid == "mid_rise":
-        integers, scale = 2 * integers + 1, scale / 2
-    if quantized.zero is not None and _has_offset(quantized):
-        offset = rows(quantized.zero.to(real))
+    integers, offset = _codes(quantized), None
+    scale = chain_product(parameters.scales, qtype.levels, shape, real)
+    if _counts_halves(qtype):
+        scale = scale / 2
+        integers = 2 * integers + 1 if isinstance(qtype.decode, IntDecode) else integers
+    if parameters.zero is not None and _has_offset(quantized):
+        offset = rows(chain_product(parameters.zero, zero_levels(qtype), shape, real))
     elif quantized.zero is not None:
-        step = 2 if qtype.grid == "mid_rise" else 1
-        integers = integers - step * rows(quantized.zero.to(torch.int64))
+        integers = integers - rows(quantized.zero.to(torch.int64))
     return _Operand(integers, rows(scale), offset, _column_block(quantized))
 
 
@@ -155,6 +160,8 @@ def _group_sums(x: torch.Tensor, w: torch.Tensor, group: int) -> torch.Tensor:
 def _exact_product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """Multiply integer matrices [M, K] and [N, K] exactly; float matmuls are fast and exact below their mantissa."""
     bound = x.shape[1] * _peak(x) * _peak(w)
+    if bound >= _EXACT_FLOAT64:
+        return x @ w.T
     real = torch.float32 if bound < _EXACT_FLOAT32 else torch.float64
     return (x.to(real) @ w.to(real).T).to(torch.int64)
 

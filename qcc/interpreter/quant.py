@@ -7,27 +7,22 @@ from dataclasses import replace
 import torch
 
 from qcc.interpreter.contraction import contract
+from qcc.interpreter.parameters import plain_parameters, quantize_given, stored_parameters, stored_roots
 from qcc.interpreter.values import Evaluate, Frame, fail
 from qcc.ir import quant as ir
 from qcc.ir import storage, transform
 from qcc.ir.base import location_of
-from qcc.ir.quant import zero_scalar
 from qcc.ir.types import type_of
-from qcc.numerics.pack import pack, unpack
+from qcc.numerics.named_tensors import pack_codes, unpack_codes
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
-from qcc.numerics.quantize import compute_qparams, dequantize, quantize
-from qcc.numerics.tensor import Parameters, QuantizedTensor, stored_dtype
-from qcc.numerics.torch_dtypes import TORCH_DTYPES
+from qcc.numerics.quantize import compute_qparams, dequantize
+from qcc.numerics.slicing import slice_codes
+from qcc.numerics.tensor import QuantizedTensor
 
 
 def _quantize(op: ir.QuantizeOp, args: list[torch.Tensor], frame: Frame) -> QuantizedTensor:
-    qtype = _qtype(op)
-    where = location_of(op) or op.name
-    if not op.scales:
-        return quantize(args[0], qtype, where=where)
-    zero = args[-1] if op.zero is not None else None
-    return quantize(args[0], qtype, _stored(qtype, args[1 : 1 + len(op.scales)], zero), where=where)
+    return quantize_given(op, args[0], _qtype(op), args[1:])
 
 
 def _qtype(op: ir.QuantizeOp | storage.UnpackOp) -> QType:
@@ -36,29 +31,14 @@ def _qtype(op: ir.QuantizeOp | storage.UnpackOp) -> QType:
     return qtype
 
 
-def _stored(qtype: QType, scales: list[torch.Tensor], zero: torch.Tensor | None) -> Parameters:
-    """Round plain scales and zero point to the dtypes that the format stores them in."""
-    rounded = tuple(scale.to(stored_dtype(level.dtype)) for scale, level in zip(scales, qtype.levels, strict=True))
-    if zero is None or qtype.zero is None:
-        return Parameters.of(rounded)
-    return Parameters.of(rounded, zero.to(stored_dtype(qtype.zero.dtype)))
-
-
-def _plain(qtype: QType, parameters: Parameters) -> tuple[torch.Tensor, ...]:
-    """Give scales and zero point as the plain tensors that the IR hands around."""
-    plain = tuple(scale.to(torch.float32) for scale in parameters.scales.values)
-    if parameters.zero is None:
-        return plain
-    return (*plain, parameters.zero.values[0].to(TORCH_DTYPES[zero_scalar(qtype)]))
-
-
 def _dequantize(op: ir.DequantizeOp, args: list[QuantizedTensor], frame: Frame) -> torch.Tensor:
     return dequantize(args[0], frame.torch_dtype(type_of(op.result)))
 
 
 def _qparams(op: ir.QparamsOp, args: list[torch.Tensor], frame: Frame) -> tuple[torch.Tensor, ...]:
-    qtype = op.format.data
-    return _plain(qtype, compute_qparams(args[0], qtype, location_of(op) or op.name))
+    qtype, (value, *roots) = op.format.data, args
+    found = compute_qparams(value, qtype, location_of(op) or op.name, roots=stored_roots(op, qtype, roots))
+    return plain_parameters(type_of(op.input), qtype, found, frame)
 
 
 def _requant(op: ir.RequantOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
@@ -86,26 +66,19 @@ def _slice_bits(op: transform.SliceBitsOp, args: list[QuantizedTensor], frame: F
     (master,) = args
     decode = master.qtype.decode
     assert isinstance(decode, IntDecode)
-    dropped = decode.bits - op.bits.value.data
-    low, high = decode.minimum >> dropped, decode.maximum >> dropped
-    codes = master.codes.to(torch.int64)
-    if dropped:
-        codes = ((codes + (1 << (dropped - 1))) >> dropped).clamp(low, high) << dropped
-    return replace(master, codes=codes.to(master.codes.dtype))
+    return replace(master, codes=slice_codes(master.codes, decode, op.bits.value.data))
 
 
 def _pack(op: storage.PackOp, args: list[QuantizedTensor], frame: Frame) -> tuple[torch.Tensor, ...]:
     (value,) = args
-    return (pack(value.codes, value.qtype.decode.bits), *_plain(value.qtype, value.parameters))
+    codes = pack_codes(value.codes, value.qtype.decode)
+    return (codes, *plain_parameters(type_of(op.input), value.qtype, value.parameters, frame))
 
 
 def _unpack(op: storage.UnpackOp, args: list[torch.Tensor], frame: Frame) -> QuantizedTensor:
-    kind, qtype = type_of(op.result), _qtype(op)
-    assert isinstance(qtype.decode, IntDecode)
-    shape, count = frame.sizes(kind), len(qtype.levels)
-    codes = unpack(args[0], qtype.decode.bits, shape[-1], qtype.decode.signed)
-    zero = args[1 + count] if qtype.zero is not None else None
-    return QuantizedTensor(qtype, shape, codes, _stored(qtype, args[1 : 1 + count], zero))
+    qtype, shape = _qtype(op), frame.sizes(type_of(op.result))
+    codes = unpack_codes(args[0], qtype.decode, shape[-1])
+    return QuantizedTensor(qtype, shape, codes, stored_parameters(op, qtype, args[1:]))
 
 
 TABLE: dict[type, Evaluate] = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
 from qcc.errors import UnsupportedOp
+from qcc.interpreter.parameters import quantize_given
 from qcc.interpreter.values import Evaluate, Frame, fail, wide
 from qcc.ir import transform as ir
 from qcc.ir.base import location_of
@@ -14,8 +16,10 @@ from qcc.ir.storage import CacheOp, CachePolicy
 from qcc.ir.transform import ExpansionMode
 from qcc.numerics.blocks import block_extents
 from qcc.numerics.hadamard import hadamard
-from qcc.numerics.quantize import fake_quantize, quantize
-from qcc.numerics.tensor import Parameters, QuantizedTensor
+from qcc.numerics.named_tensors import named_parameters, parameters_from
+from qcc.numerics.quantize import compute_qparams, dequantize, quantize
+from qcc.numerics.stored_parts import parameter_parts, root_parts, side_parts
+from qcc.numerics.tensor import QuantizedTensor
 
 
 def _rotate(op: ir.RotateOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
@@ -40,15 +44,26 @@ def _permute(op: ir.PermuteOp, args: list[torch.Tensor | QuantizedTensor], frame
     if isinstance(value, torch.Tensor):
         return value.index_select(axis, order)
 
-    def reordered(grid: torch.Tensor) -> torch.Tensor:
-        return grid.index_select(axis, order) if grid.shape[axis] > 1 else grid
+    return _permuted(op, value, axis, order)
 
-    extents = {block_extents(level.block, value.shape)[axis] for level in value.qtype.levels}
-    if not extents <= {1, value.shape[axis]}:
-        raise fail(op, f"a permutation of axis {axis} tears the blocks of '{value.qtype}' apart")
-    scales = tuple(reordered(scale) for scale in value.scales)
-    zero = None if value.zero is None else reordered(value.zero)
-    return QuantizedTensor(value.qtype, value.shape, reordered(value.codes), Parameters.of(scales, zero))
+
+def _permuted(op: ir.PermuteOp, value: QuantizedTensor, axis: int, order: torch.Tensor) -> QuantizedTensor:
+    """Reorder codes and whatever has an entry a channel; channels that share an entry must all do so."""
+    qtype, size = value.qtype, value.shape[axis]
+    parts = parameter_parts(qtype)
+    torn = [part.name for part in parts if block_extents(part.block, value.shape)[axis] not in (1, size)]
+    if qtype.layout == "ovp" and axis == len(value.shape) - 1:
+        torn.append("outlier-victim pairs")
+    torn += map(str, side_parts(qtype))
+    if torn:
+        what = f"a permutation of axis {axis} tears the blocks of '{qtype}' apart ({', '.join(torn)})"
+        raise fail(op, what, "permute before quantizing")
+    reordered = {
+        name: tensor.index_select(axis, order) if tensor.shape[axis] > 1 else tensor
+        for name, tensor in named_parameters(qtype, value.parameters).items()
+    }
+    codes = value.codes.index_select(axis, order)
+    return replace(value, codes=codes, parameters=parameters_from(qtype, reordered))
 
 
 def _scale_axis(op: ir.ScaleAxisOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
@@ -61,7 +76,8 @@ def _scale_axis(op: ir.ScaleAxisOp, args: list[torch.Tensor], frame: Frame) -> t
 def _expand_k(op: ir.ExpandKOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
     value, source = wide(args[0]), args[1]
     if op.format is not None:
-        residual = value - fake_quantize(value, op.format.data)
+        coded = quantize_given(op, value, op.format.data, args[2:])
+        residual = value - dequantize(coded, value.dtype)
         result = torch.cat((value, residual[..., source]), -1)
     else:
         result = value[..., source]
@@ -96,23 +112,55 @@ def _cache(op: CacheOp, args: list[torch.Tensor | QuantizedTensor], frame: Frame
         raise fail(op, f"positions {positions.tolist()} are outside a cache of {cache.shape[2]} rows")
     if isinstance(cache, torch.Tensor):
         return cache.index_copy(2, positions, rows.to(cache.dtype))
-    extents = {block_extents(level.block, cache.shape)[2] for level in cache.qtype.levels}
-    if op.policy.data is CachePolicy.WINDOW or (op.policy.data is CachePolicy.TOKEN and extents != {1}):
-        what = f"a cache of '{cache.qtype}' cannot keep its rows by {op.policy.data}"
-        raise UnsupportedOp(f"{op.name} at {location_of(op)}: {what}", fix="use a format with blocks of one token")
-    if op.policy.data is CachePolicy.TOKEN:
-        coded = quantize(rows, cache.qtype, where=location_of(op))
-        scales = tuple(
-            whole.index_copy(2, positions, part) for whole, part in zip(cache.scales, coded.scales, strict=True)
-        )
-        zero = None
-        if cache.zero is not None and coded.zero is not None:
-            zero = cache.zero.index_copy(2, positions, coded.zero)
+    return _cache_rows(op, cache, rows, positions)
+
+
+def _cache_rows(op: CacheOp, cache: QuantizedTensor, rows: torch.Tensor, positions: torch.Tensor) -> QuantizedTensor:
+    qtype = cache.qtype
+    fixed = _fixed_parts(op, cache)
+    held = named_parameters(qtype, cache.parameters)
+    where = location_of(op) or op.name
+    if len(fixed) == len(held):
+        coded = quantize(rows, qtype, cache.parameters, where=where)
     else:
-        coded = quantize(rows, cache.qtype, cache.parameters, where=location_of(op))
-        scales, zero = cache.scales, cache.zero
+        roots = tuple(held[part.name] for part in root_parts(qtype) if qtype.when == "dynamic_local")
+        coded = quantize(rows, qtype, compute_qparams(rows, qtype, where, roots=roots), where=where)
+    fresh = named_parameters(qtype, coded.parameters)
+    merged = {
+        name: tensor if name in fixed else _with_rows(tensor, positions, fresh[name]) for name, tensor in held.items()
+    }
     codes = cache.codes.index_copy(2, positions, coded.codes)
-    return QuantizedTensor(cache.qtype, tuple(cache.shape), codes, Parameters.of(scales, zero))
+    return replace(cache, codes=codes, parameters=parameters_from(qtype, merged))
+
+
+def _fixed_parts(op: CacheOp, cache: QuantizedTensor) -> frozenset[str]:
+    """Return the parameters that writing rows does not change; refuse a format whose others are not one a token."""
+    qtype, policy = cache.qtype, op.policy.data
+    parts = parameter_parts(qtype)
+    extents = {part.name: block_extents(part.block, cache.shape)[2] for part in parts}
+    if policy is CachePolicy.CHANNEL:
+        fixed = frozenset(extents)
+        misfits = [name for name, extent in extents.items() if extent != cache.shape[2]]
+        fix = "use a format whose blocks span all tokens, such as (-1,1)"
+    else:
+        local = qtype.when == "dynamic_local"
+        constant = {part.name for part in parts if part.level is not None and part.level.statistic == "constant"}
+        fixed = frozenset(constant | ({part.name for part in root_parts(qtype)} if local else set[str]()))
+        misfits = [name for name, extent in extents.items() if extent != (cache.shape[2] if name in fixed else 1)]
+        fix = "use a format with blocks of one token"
+    misfits += map(str, side_parts(qtype))
+    if policy is CachePolicy.WINDOW or misfits:
+        why = f" (because of {', '.join(misfits)})" if misfits else ""
+        what = f"a cache of '{qtype}' cannot keep its rows by {policy}{why}"
+        raise UnsupportedOp(f"{op.name} at {location_of(op)}: {what}", fix=fix)
+    return fixed
+
+
+def _with_rows(whole: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Write rows of a parameter; by their bits, as 8-bit floats are not copied otherwise."""
+    if whole.element_size() > 1:
+        return whole.index_copy(2, positions, rows)
+    return whole.view(torch.uint8).index_copy(2, positions, rows.view(torch.uint8)).view(whole.dtype)
 
 
 TABLE: dict[type, Evaluate] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import IntegerAttr, StringAttr
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, Region, SSAValue, Use
 from xdsl.irdl import (
     irdl_op_definition,
@@ -228,9 +228,20 @@ def uses_of(value: SSAValue) -> Iterator[Use]:
             yield use
 
 
-def contracts_of(module: ModuleOp) -> list[ContractOp]:
-    """Return every quantized contraction of a module in program order, in kernels and by itself."""
-    return [op for op in module.walk() if isinstance(op, ContractOp)]
+def flat_operations(block: Block) -> list[Operation]:
+    """Return the operations of a block in order, those of a kernel's region in the place of the kernel."""
+    operations: list[Operation] = []
+    for op in block.ops:
+        inside = (
+            [one for one in op.body.block.ops if not isinstance(one, YieldOp)] if isinstance(op, KernelOp) else [op]
+        )
+        operations += inside
+    return operations
+
+
+def contracts_of(within: Operation) -> list[ContractOp]:
+    """Return every quantized contraction of a module or program in order, in kernels and by itself."""
+    return [op for op in within.walk() if isinstance(op, ContractOp)]
 
 
 def kernel_of(op: Operation) -> KernelOp | None:

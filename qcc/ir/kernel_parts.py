@@ -123,8 +123,14 @@ def check_structure(op: Operation, block: Block) -> KernelParts:
 def _check_chain(op: Operation, parts: KernelParts) -> None:
     for index, step in enumerate(parts.epilogue):
         running = parts.chain[index]
-        if len(list(running.uses)) != 1 or running not in step.operands:
+        if not (continues(step, running) and running.has_one_use()):
             raise refuse(op, f"{step.name} does not read the value before it, which nothing else may read")
         before, after = (type_of(one).shape for one in (running, step.results[0]))
         if before != after:
             raise refuse(op, f"{step.name} leads from {show(before)} to {show(after)}; an epilogue keeps its shape")
+
+
+def continues(step: Operation, running: SSAValue) -> bool:
+    """Say whether an operation reads a value as the one it changes: its first operand, or either of a binary one."""
+    operands = list(step.operands)
+    return running in (operands if isinstance(step, BinaryOp) else operands[:1])

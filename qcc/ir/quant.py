@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.dialects.utils import EnumAttribute
-from xdsl.ir import SpacedOpaqueSyntaxAttribute
+from xdsl.ir import SpacedOpaqueSyntaxAttribute, SSAValue
 from xdsl.irdl import (
-    AttrSizedOperandSegments,
-    ParsePropInAttrDict,
     irdl_attr_definition,
     irdl_op_definition,
     operand_def,
@@ -39,79 +37,63 @@ from qcc.ir.base import (
     refuse,
     show,
 )
-from qcc.ir.dims import Dim, Shape
+from qcc.ir.dims import Dim
 from qcc.ir.nn import check_linear_shapes
+from qcc.ir.parameters import check_given, check_parameters, given_parts, parameter_types
 from qcc.ir.types import QTypeAttr, TensorType, tensor, type_of
 from qcc.numerics.qtype import QType
-
-
-def block_grid(shape: Shape, block: Sequence[int]) -> Shape:
-    """Return the shape of the scales of a level: one per block, blocks aligned at the last axis.
-
-    -1 spans a whole axis. Axes in front of the block are whole where its first entry is -1, else single.
-    """
-    lead = max(len(shape) - len(block), 0)
-    grid = [Dim.of(1) if block[0] == -1 else dim for dim in shape[:lead]]
-    for dim, size in zip(shape[len(grid) :], block[max(len(block) - len(shape), 0) :], strict=True):
-        grid.append(Dim.of(1) if size == -1 else (dim + size - 1) // size if size != 1 else dim)
-    return tuple(grid)
-
-
-def zero_scalar(qtype: QType) -> str:
-    """Return the element type of a format's zero points as a plain tensor."""
-    return "i32" if qtype.zero is not None and qtype.zero.kind == "pre" else "f32"
-
-
-def _check_qparams(op: QccOperation, kind: TensorType, scales: Sequence[TensorType]) -> None:
-    qtype = kind.qtype
-    if qtype is None:
-        raise refuse(op, f"expected a quantized tensor, got {kind}")
-    if len(scales) != len(qtype.levels):
-        raise refuse(op, f"{len(scales)} scale tensors for {len(qtype.levels)} levels of '{qtype}'")
-    for scale, level in zip(scales, qtype.levels, strict=True):
-        grid = block_grid(kind.shape, level.block)
-        if scale.shape != grid:
-            raise refuse(op, f"scales {show(scale.shape)} of level {level} should be {show(grid)}")
+from qcc.numerics.stored_parts import Role, parameter_parts, root_parts
 
 
 @irdl_op_definition
 class QuantizeOp(QccOperation):
     """Encode a float tensor in the result's format.
 
-    Scales and zero point are given (static) or computed from the values at hand (dynamic, or weights).
+    The format's parameters, in its order (scales leaf to root, offset, zero points leaf to root, their offset,
+    selector), are given, as for static activations, or computed from the values at hand (dynamic, or weights). A
+    `dynamic_local` format is given the scales above its leaf and computes the rest.
     """
 
     name = "qcc.quantize"
 
     input = operand_def(TensorType)
-    scales = var_operand_def(TensorType)
-    zero = opt_operand_def(TensorType)
+    parameters = var_operand_def(TensorType)
     result = result_def(TensorType)
 
     traits = traits_def(Pure())
-    irdl_options = (AttrSizedOperandSegments(as_property=True), ParsePropInAttrDict())
     assembly_format = (
-        "$input (`scales` $scales^ `:` type($scales))? (`zero` $zero^ `:` type($zero))? attr-dict"
-        " `:` type($input) `->` type($result)"
+        "$input (`parameters` $parameters^ `:` type($parameters))? attr-dict `:` type($input) `->` type($result)"
     )
 
-    def __init__(
-        self, value: Operand, qtype: QType, scales: Sequence[Operand] = (), zero: OptionalOperand = None
-    ) -> None:
+    def __init__(self, value: Operand, qtype: QType, parameters: Sequence[Operand] = ()) -> None:
         super().__init__(
-            operands=[value, list(scales), optional(zero)],
+            operands=[value, list(parameters)],
             result_types=[operand_type(value).with_element(qtype)],
         )
 
+    @property
+    def scales(self) -> tuple[SSAValue, ...]:
+        """The scales that are given, leaf to root; of a `dynamic_local` format those above the leaf."""
+        return self._given("scale")
+
+    @property
+    def zero(self) -> SSAValue | None:
+        """The zero point of the leaf blocks, if one is given."""
+        return next(iter(self._given("zero")), None)
+
+    def _given(self, role: Role) -> tuple[SSAValue, ...]:
+        qtype = type_of(self.result).qtype
+        parts = given_parts(qtype) if qtype is not None and self.parameters else ()
+        return tuple(value for part, value in zip(parts, self.parameters, strict=False) if part.role == role)
+
     def verify_(self) -> None:
-        """Refuse an input that is not float, and scales that do not fit the blocks."""
+        """Refuse an input that is not float, and parameters that are not the format's."""
         kind = expect_float(self, self.input, "input")
         result = type_of(self.result)
         if result.qtype is None:
             raise refuse(self, f"result must be quantized, got {result}")
         expect_shape(self, self.result, kind.shape)
-        if self.scales:
-            _check_qparams(self, result, [type_of(one) for one in self.scales])
+        check_given(self, kind.shape, result.qtype, self.parameters)
 
 
 @irdl_op_definition
@@ -139,33 +121,31 @@ class DequantizeOp(QccOperation):
 
 @irdl_op_definition
 class QparamsOp(QccOperation):
-    """Scales, leaf to root, and the zero point if the format has one, from the values of a tensor."""
+    """The parameters of a format from the values of a tensor, all of them in the format's order (see `qcc.quantize`).
+
+    `roots`, the scales above the leaf, stay where they are given.
+    """
 
     name = "qcc.qparams"
 
     format = prop_def(QTypeAttr)
     input = operand_def(TensorType)
+    roots = var_operand_def(TensorType)
     outputs = var_result_def(TensorType)
 
     traits = traits_def(Pure())
-    assembly_format = "$input attr-dict `:` functional-type(operands, results)"
+    assembly_format = "$input (`roots` $roots^)? attr-dict `:` functional-type(operands, results)"
 
-    def __init__(self, value: Operand, qtype: QType) -> None:
-        kind = operand_type(value)
-        grids = [tensor(block_grid(kind.shape, level.block), "f32") for level in qtype.levels]
-        if qtype.zero is not None:
-            grids.append(grids[0].with_element(zero_scalar(qtype)))
-        super().__init__(properties={"format": QTypeAttr(qtype)}, operands=[value], result_types=[grids])
+    def __init__(self, value: Operand, qtype: QType, roots: Sequence[Operand] = ()) -> None:
+        types = parameter_types(operand_type(value).shape, qtype)
+        super().__init__(properties={"format": QTypeAttr(qtype)}, operands=[value, list(roots)], result_types=[types])
 
     def verify_(self) -> None:
-        """Refuse a number of results other than the format's levels and zero point."""
-        kind = expect_float(self, self.input, "input")
-        qtype = self.format.data
-        wanted = len(qtype.levels) + (qtype.zero is not None)
-        if len(self.outputs) != wanted:
-            raise refuse(self, f"'{qtype}' has {wanted} parameters, got {len(self.outputs)} results")
-        count = len(qtype.levels)
-        _check_qparams(self, kind.with_element(qtype), [type_of(one) for one in self.outputs[:count]])
+        """Refuse results that are not the format's parameters, and roots that are not its upper scales."""
+        kind, qtype = expect_float(self, self.input, "input"), self.format.data
+        check_parameters(self, kind.shape, qtype, parameter_parts(qtype), self.outputs)
+        if self.roots:
+            check_parameters(self, kind.shape, qtype, root_parts(qtype), self.roots)
 
 
 @irdl_op_definition

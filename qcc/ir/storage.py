@@ -30,8 +30,9 @@ from qcc.ir.base import (
     refuse,
     show,
 )
-from qcc.ir.quant import block_grid, zero_scalar
+from qcc.ir.parameters import parameter_types
 from qcc.ir.types import TensorType, tensor, type_of
+from qcc.numerics.stored_parts import packed_bits, side_parts
 
 
 class CachePolicy(StrEnum):
@@ -88,8 +89,11 @@ class CacheOp(QccOperation):
 
 @irdl_op_definition
 class PackOp(QccOperation):
-    """Storage of a quantized tensor: the dense little-endian bit stream of the codes along the last axis (`u8`),
-    then scales leaf to root, then the zero point if there is one."""
+    """Storage of a quantized tensor: the dense little-endian bit stream of the codes along the last axis (`u8`), then
+    the format's parameters in its order (see `qcc.quantize`).
+
+    Codes above 8 bits take the bytes of whole integers of 16, 32 or 64 bits.
+    """
 
     name = "qcc.pack"
 
@@ -130,18 +134,16 @@ class UnpackOp(QccOperation):
 
 
 def storage_types(kind: TensorType) -> list[TensorType]:
-    """Return the types of packed codes, scales (leaf to root) and zero point of a quantized integer tensor.
+    """Return the types of packed codes and parameters of a quantized tensor.
 
     Raises:
-        VerifyException: if the tensor is not quantized, or its codes are no integers.
+        VerifyException: if the tensor is not quantized, or its format has side tensors.
     """
     qtype = kind.qtype
-    bits = None if qtype is None else getattr(qtype.decode, "bits", None)
-    if qtype is None or bits is None:
-        raise VerifyException(f"{kind} has no packed integer storage")
-    row = (kind.shape[-1] * bits + 7) // 8
-    grids = [tensor(block_grid(kind.shape, level.block), "f32") for level in qtype.levels]
-    packed = [tensor((*kind.shape[:-1], row), "u8"), *grids]
-    if qtype.zero is not None:
-        packed.append(grids[0].with_element(zero_scalar(qtype)))
-    return packed
+    if qtype is None:
+        raise VerifyException(f"{kind} is not quantized, so it has no packed storage")
+    if sides := side_parts(qtype):
+        what = f"side tensors ({', '.join(map(str, sides))}) are not part of packed storage"
+        raise VerifyException(f"{kind}: {what}; keep them in operations of their own")
+    row = (kind.shape[-1] * packed_bits(qtype.decode) + 7) // 8
+    return [tensor((*kind.shape[:-1], row), "u8"), *parameter_types(kind.shape, qtype)]

@@ -1,8 +1,9 @@
 """The weight store: tensors beside the text of a module, referred to by name.
 
-A plain weight is one entry of a safetensors file. A quantized weight `name` is its packed codes
-(`name#codes`), its scales leaf to root (`name#scale0`, ...) and its zero point (`name#zero`); format and shape are in
-the file's metadata, under the format's name. Several operations may name one entry: tied weights are stored once.
+A plain weight is one entry of a safetensors file. A quantized weight `name` of any format is one entry a part: its
+packed codes (`name#codes`), its scales leaf to root (`name#scale0`, ...), its zero point (`name#zero`) and whatever
+else `qcc.numerics.stored_parts` lists for its format, each in its stored dtype. Format and shape are in the file's
+metadata, under the format's name. Several operations may name one entry: tied weights are stored once.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from qcc.errors import CheckpointError
-from qcc.numerics.pack import pack, unpack
-from qcc.numerics.qtype_parts import IntDecode
+from qcc.errors import CheckpointError, Problem, QccError, RecipeError
+from qcc.numerics.named_tensors import from_named, named_tensors
 from qcc.numerics.qtype_text import parse_qtype
-from qcc.numerics.tensor import Parameters, QuantizedTensor
+from qcc.numerics.tensor import QuantizedTensor
 
 Weight = torch.Tensor | QuantizedTensor
 
 FORMAT = "qcc-weights-1"
+PART = "#"
+"""What stands between the name of a quantized weight and that of a part of it."""
 
 
 class WeightStore:
@@ -90,11 +93,8 @@ class WeightStore:
                 tensors[key] = weight.detach().contiguous().clone()
                 continue
             formats[key] = {"qtype": str(weight.qtype), "shape": list(weight.shape)}
-            tensors[f"{key}#codes"] = pack(weight.codes, weight.qtype.decode.bits)
-            for level, scale in enumerate(weight.scales):
-                tensors[f"{key}#scale{level}"] = scale.contiguous().clone()
-            if weight.zero is not None:
-                tensors[f"{key}#zero"] = weight.zero.contiguous().clone()
+            for part, tensor in named_tensors(weight).items():
+                tensors[f"{key}{PART}{part}"] = tensor.detach().cpu().contiguous().clone()
         # safetensors writes the entries of its metadata in random order: one entry, so that bytes repeat
         save_file(tensors, str(path), metadata={FORMAT: json.dumps(formats, sort_keys=True)})
 
@@ -103,7 +103,8 @@ class WeightStore:
         """Read what `save` wrote; plain tensors are mapped from the file.
 
         Raises:
-            CheckpointError: if the file is missing, truncated, or of another kind or version.
+            CheckpointError: if the file is missing, truncated, or of another kind or version; or naming every
+                weight and part that is missing or damaged.
         """
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
@@ -116,24 +117,48 @@ class WeightStore:
         if FORMAT not in metadata:
             found = ", ".join(sorted(metadata)) or "none"
             raise CheckpointError(f"{path}: not weights of format '{FORMAT}' (entries of the metadata: {found})")
-        store = WeightStore({key: value for key, value in tensors.items() if "#" not in key})
-        for key, entry in json.loads(metadata[FORMAT]).items():
-            store[key] = _load_quantized(path, key, entry, tensors)
+        entries = _entries(path, metadata[FORMAT])
+        parts: dict[str, dict[str, torch.Tensor]] = {key: {} for key in entries}
+        store = WeightStore()
+        for name, tensor in tensors.items():
+            key, mark, part = name.rpartition(PART)
+            if mark and key in parts:
+                parts[key][part] = tensor
+            else:
+                store[name] = tensor
+        problems: list[Problem] = []
+        for key, entry in entries.items():
+            try:
+                store[key] = _load_quantized(entry, parts[key])
+            except QccError as error:
+                found = error.problems or (Problem("", error.message),)
+                problems += [Problem(f"'{key}', {one.where or 'format'}", one.what) for one in found]
+        if problems:
+            raise CheckpointError(f"{path}: {len(problems)} parts of quantized weights are damaged", problems)
         return store
 
 
-def _load_quantized(
-    path: Path, key: str, entry: dict[str, object], tensors: Mapping[str, torch.Tensor]
-) -> QuantizedTensor:
+def _entries(path: Path, text: str) -> dict[str, object]:
+    """Read the metadata: key of a quantized weight -> its format and shape."""
     try:
-        qtype = parse_qtype(str(entry["qtype"]))
-        sizes = entry["shape"]
-        assert isinstance(sizes, list)
-        shape = tuple(int(size) for size in sizes)
-        scales = tuple(tensors[f"{key}#scale{level}"] for level in range(len(qtype.levels)))
-        if not isinstance(qtype.decode, IntDecode):
-            raise ValueError(f"codes of '{qtype}' are no integers")
-        codes = unpack(tensors[f"{key}#codes"], qtype.decode.bits, shape[-1], qtype.decode.signed)
-    except (KeyError, ValueError, AssertionError) as error:
-        raise CheckpointError(f"{path}: the quantized weight '{key}' is incomplete ({error})") from error
-    return QuantizedTensor(qtype, shape, codes, Parameters.of(scales, tensors.get(f"{key}#zero")))
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: the list of quantized weights is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: the list of quantized weights is damaged (it is no mapping)")
+    return cast(dict[str, object], found)
+
+
+def _load_quantized(entry: object, parts: Mapping[str, torch.Tensor]) -> QuantizedTensor:
+    fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
+    text, sizes = fields.get("qtype"), fields.get("shape")
+    if not isinstance(text, str) or not isinstance(sizes, list):
+        raise CheckpointError("the metadata lacks its format or its shape")
+    shape = cast(list[object], sizes)
+    if not all(type(size) is int for size in shape):
+        raise CheckpointError(f"its shape {shape} is no list of integers")
+    try:
+        qtype = parse_qtype(text)
+    except RecipeError as error:
+        raise CheckpointError(f"this version of qcc cannot read its format '{text}'") from error
+    return from_named(qtype, cast(tuple[int, ...], tuple(shape)), parts)

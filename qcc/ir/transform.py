@@ -5,6 +5,8 @@ Each is an exact function of real numbers, so that a pass may insert it, move it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from xdsl.dialects.builtin import BoolAttr, IntegerAttr
 from xdsl.dialects.utils import EnumAttribute
 from xdsl.ir import SpacedOpaqueSyntaxAttribute
@@ -17,6 +19,7 @@ from xdsl.irdl import (
     prop_def,
     result_def,
     traits_def,
+    var_operand_def,
 )
 from xdsl.traits import Pure
 from xdsl.utils.str_enum import StrEnum
@@ -37,8 +40,10 @@ from qcc.ir.base import (
     show,
 )
 from qcc.ir.dims import Dim
+from qcc.ir.parameters import check_given
 from qcc.ir.types import QTypeAttr, TensorType, type_of
 from qcc.numerics.qtype import QType
+from qcc.numerics.qtype_parts import IntDecode
 
 
 class RotationKind(StrEnum):
@@ -198,7 +203,10 @@ class ScaleAxisOp(QccOperation):
 
 @irdl_op_definition
 class ExpandKOp(QccOperation):
-    """Repeat channels along the last axis (MergeQuant arXiv 2503.07654; ARCQuant's residual channels)."""
+    """Repeat channels along the last axis (MergeQuant arXiv 2503.07654; ARCQuant's residual channels).
+
+    A residual is what `format` loses; the format's parameters are given or computed as for `qcc.quantize`.
+    """
 
     name = "qcc.expand_k"
 
@@ -206,12 +214,22 @@ class ExpandKOp(QccOperation):
     format = opt_prop_def(QTypeAttr)
     input = operand_def(TensorType)
     source = operand_def(TensorType)
+    parameters = var_operand_def(TensorType)
     result = result_def(TensorType)
 
     traits = traits_def(Pure())
-    assembly_format = "$mode $input `,` $source attr-dict `:` functional-type(operands, results)"
+    assembly_format = (
+        "$mode $input `,` $source (`parameters` $parameters^)? attr-dict `:` functional-type(operands, results)"
+    )
 
-    def __init__(self, mode: str, value: Operand, source: Operand, qtype: QType | None = None) -> None:
+    def __init__(
+        self,
+        mode: str,
+        value: Operand,
+        source: Operand,
+        qtype: QType | None = None,
+        parameters: Sequence[Operand] = (),
+    ) -> None:
         kind, count = operand_type(value), operand_type(source).shape[0]
         width = kind.shape[-1] + count if mode == "residual" else count
         super().__init__(
@@ -221,7 +239,7 @@ class ExpandKOp(QccOperation):
                     "format": None if qtype is None else QTypeAttr(qtype),
                 }
             ),
-            operands=[value, source],
+            operands=[value, source, list(parameters)],
             result_types=[kind.with_shape((*kind.shape[:-1], width))],
         )
 
@@ -233,6 +251,10 @@ class ExpandKOp(QccOperation):
         residual = self.mode.data is ExpansionMode.RESIDUAL
         if residual != (self.format is not None):
             raise refuse(self, "a residual expansion, and no other, names the format it is the residual of")
+        if self.format is not None:
+            check_given(self, kind.shape, self.format.data, self.parameters)
+        elif self.parameters:
+            raise refuse(self, f"{self.mode.data} takes no parameters of a format")
         width = kind.shape[-1] + source.shape[0] if residual else source.shape[0]
         expect_same_element(self, [self.input, self.result])
         expect_shape(self, self.result, (*kind.shape[:-1], width))
@@ -242,7 +264,8 @@ class ExpandKOp(QccOperation):
 class SliceBitsOp(QccOperation):
     """Keep the top `bits` of integer codes; scales and zero point stay (MatQuant, arXiv 2502.06786).
 
-    With d dropped bits: `clamp((code + 2**(d-1)) >> d, low >> d, high >> d) << d`, low..high the master's codes.
+    With d dropped bits: `clamp((code + 2**(d-1)) >> d, ceil(low / 2**d), high >> d) << d`, where low..high are the
+    codes of the master.
     """
 
     name = "qcc.slice_bits"
@@ -258,10 +281,12 @@ class SliceBitsOp(QccOperation):
         super().__init__(properties={"bits": integer(bits)}, operands=[value], result_types=[operand_type(value)])
 
     def verify_(self) -> None:
-        """Refuse a width outside the master's."""
+        """Refuse codes that are no integers, and a width outside the master's."""
         kind = type_of(self.input)
-        master = getattr(kind.qtype.decode, "bits", None) if kind.qtype else None
-        if master is None or not 1 <= self.bits.value.data <= master:
+        decode = None if kind.qtype is None else kind.qtype.decode
+        if not isinstance(decode, IntDecode):
+            raise refuse(self, f"only integer codes have bits to slice, got {kind}")
+        if not 1 <= self.bits.value.data <= decode.bits:
             raise refuse(self, f"cannot keep {self.bits.value.data} bits of {kind}")
         expect_same_element(self, [self.input, self.result])
         expect_shape(self, self.result, kind.shape)

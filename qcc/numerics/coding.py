@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qcc.numerics import ovp
 from qcc.numerics.blocks import block_grid_rows, rows_to_blocks, spread_blocks
 from qcc.numerics.codebook import code_values, codebook_of
 from qcc.numerics.levels import chain_product, divide
 from qcc.numerics.minifloat import nan_code, overflow_code, overflow_threshold
+from qcc.numerics.ovp import decode_pairs, encode_pairs
 from qcc.numerics.parameters import member_types, plain_decode, protected_integers
 from qcc.numerics.planes import assign_planes, plane_values
 from qcc.numerics.qtype import QType
@@ -44,7 +44,7 @@ def encode(x: Tensor, qtype: QType, parameters: Parameters, seed: int = 0) -> Te
     spread = _spread(qtype, parameters, tuple(x.shape), x.dtype)
     if qtype.layout == "ovp":
         assert isinstance(decode, TableDecode)
-        return ovp.encode_pairs(_steps(x, spread), decode)
+        return encode_pairs(_steps(x, spread), decode)
     if isinstance(decode, IntDecode):
         return _encode_integers(x, qtype, spread, parameters, seed).to(code_dtype(decode))
     return _encode_values(_target(x, qtype, spread), qtype, decode, seed)
@@ -81,7 +81,7 @@ def element_values(codes: Tensor, qtype: QType, dtype: torch.dtype) -> Tensor:
     plain = plain_decode(qtype)
     if qtype.layout == "ovp":
         assert isinstance(plain, TableDecode)
-        return ovp.decode_pairs(codes, plain, dtype)
+        return decode_pairs(codes, plain, dtype)
     if isinstance(plain, IntDecode):
         values = codes.to(dtype)
         return values + 0.5 if qtype.grid == "mid_rise" else values

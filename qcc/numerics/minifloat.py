@@ -51,12 +51,13 @@ def overflow_code(decode: FloatDecode, negative: bool) -> int | None:
 
 
 def overflow_threshold(decode: FloatDecode) -> tuple[float, bool]:
-    """Give where rounding to nearest leaves the range, and whether a tie there does: half a step past the largest."""
-    values = float_values(decode)
+    """Give where rounding to nearest leaves the range, and whether a tie there does.
+
+    It is halfway from the largest value to what the code above it would stand for if it were no infinity or NaN.
+    """
     largest = largest_float(decode)
-    code = values.index(largest)
-    unit = largest / (1 + (code & (2**decode.mantissa_bits - 1)) / 2**decode.mantissa_bits)
-    return largest + unit / 2 ** (decode.mantissa_bits + 1), code % 2 == 1
+    code = float_values(decode).index(largest)
+    return (largest + _regular(decode, code + 1)) / 2, code % 2 == 1
 
 
 def nan_code(decode: FloatDecode) -> int | None:
@@ -72,6 +73,12 @@ def _magnitude(decode: FloatDecode, code: int) -> float:
         return math.nan if mantissa else math.inf
     if code == overflow_code(decode, negative=False):
         return math.nan
+    return _regular(decode, code)
+
+
+def _regular(decode: FloatDecode, code: int) -> float:
+    """Give what the exponent and mantissa fields of a code spell, without special codes."""
+    exponent, mantissa = code >> decode.mantissa_bits, code & (2**decode.mantissa_bits - 1)
     bias = native_bias(decode)
     fraction = mantissa / 2**decode.mantissa_bits
     if exponent == 0:

@@ -164,7 +164,8 @@ def _protected(statistics: Statistics, qtype: QType) -> Parameters:
     steps = leaf_scale.to(span.dtype)
     zero = _integers(divide(-statistics.low, steps), 0, states) + decode.minimum
     if qtype.zero.kind == "scaled":
-        zero = -steps * zero
+        # Ranges beyond the protective one of QoQ have multiples of the scale that leave int8.
+        zero = -steps * torch.minimum(zero, (128 / steps.clamp(min=1)).floor())
     stored = zero.to(stored_dtype(qtype.zero.dtype))
     return Parameters(Chain((leaf_scale, root), offsets), Chain((stored,), (None,)))
 

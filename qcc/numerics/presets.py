@@ -22,10 +22,10 @@ _BITMOD3 = (
 )
 _FP4 = "-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8"
 _BITMOD4 = f"{_FP4}, 10, 12; -12, -10{_FP4.removeprefix('-12')}, 12; {_FP4}, 12, 16; -16, {_FP4}, 12"
-# Normal values, then outliers (1 + j/2)·2^i for i = 5..8 (OliVe, arXiv 2304.07493).
+# Integers, then outliers (2 + j)·2^i for i = 2..5 without the first, so that they begin where integers end (OliVe,
+# arXiv 2304.07493, whose code scales both by 4: normal values to 28, outliers from 48 to 384).
 _OLIVE4 = (
-    "-7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7; "
-    "-384, -256, -192, -128, -96, -64, -48, -32, 32, 48, 64, 96, 128, 192, 256, 384"
+    "-7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7; -96, -64, -48, -32, -24, -16, -12, 12, 16, 24, 32, 48, 64, 96"
 )
 
 PRESETS = MappingProxyType(

@@ -33,12 +33,14 @@ from qcc.numerics.qtype_parts import (
     decode_states,
     dtype_bits,
     expand_block,
+    is_integer_dtype,
 )
 
 Packing = Literal["entropy"] | CodeLayout
 
 OFFSET_BITS = 32
 ROW_POINTER_BITS = 32
+LOW_RANK_SCALE_BITS = 32
 
 
 def storage_bits(qtype: QType, shape: tuple[int, ...]) -> int:
@@ -46,8 +48,9 @@ def storage_bits(qtype: QType, shape: tuple[int, ...]) -> int:
 
     A short last block costs as much metadata as a whole one. Constant levels live in the type and cost
     nothing. Outliers, permutations and kept blocks carry indices of 16 bits (32 above 65536 positions),
-    compressed rows also a pointer of 32 bits a row and one more. A selected decode without shares is
-    counted at its widest option. The radix layout starts every leaf block at a new byte.
+    compressed rows also a pointer of 32 bits a row and one more. Low-rank factors in integers have a float32
+    scale a rank each. A selected decode without shares is counted at its widest option. The radix layout
+    starts every leaf block at a new byte.
 
     Raises:
         ShapeError: an axis without elements, or no axis at all.
@@ -71,6 +74,11 @@ def bits_per_weight(qtype: QType, shape: tuple[int, ...] | None = None, *, entro
         return float(_total_bits(qtype, None, entropy=entropy))
     storage_bits(qtype, shape)
     return float(_total_bits(qtype, shape, entropy=entropy) / math.prod(shape))
+
+
+def whole_share(fraction: float, total: int) -> int:
+    """Give round(fraction·total) in exact arithmetic, so that a count never hangs on the last bit of a float."""
+    return round(Fraction(fraction).limit_denominator(10**9) * total)
 
 
 def _total_bits(qtype: QType, shape: tuple[int, ...] | None, *, entropy: bool) -> Fraction:
@@ -122,8 +130,10 @@ class _Count:
 
     def kept_blocks(self, mask: BlockMask) -> Fraction:
         """Count the blocks that a mask keeps, rounded to a whole number when the shape is known."""
-        kept = self._all_blocks(mask.block) * Fraction(mask.density).limit_denominator(10**9)
-        return kept if self.shape is None else Fraction(round(kept))
+        blocks = self._all_blocks(mask.block)
+        if self.shape is None:
+            return blocks * Fraction(mask.density).limit_denominator(10**9)
+        return Fraction(whole_share(mask.density, int(blocks)))
 
     def index_bits(self, size: int | None = None) -> int:
         """Give the width of an index along an axis of `size` (K by default)."""
@@ -219,7 +229,8 @@ def _side_bits(side: Side, shape: tuple[int, ...] | None, count: _Count) -> Frac
         case LowRank(rank, dtype):
             if shape is None:
                 return Fraction(0)
-            return Fraction(rank * (math.prod(shape[:-1]) + shape[-1]) * dtype_bits(dtype))
+            scales = 2 * rank * LOW_RANK_SCALE_BITS if is_integer_dtype(dtype) else 0
+            return Fraction(rank * (math.prod(shape[:-1]) + shape[-1]) * dtype_bits(dtype) + scales)
         case NMMask(_, group):
             return count.elements() * (group - 1).bit_length()
         case BlockMask(block):
@@ -243,8 +254,8 @@ def _sparse_bits(side: Sparse, shape: tuple[int, ...] | None, count: _Count) -> 
         return fraction * (value + indices)
     rows, columns = math.prod(shape[:-1]), shape[-1]
     if side.kind == "columns":
-        return Fraction(round(fraction * columns) * (rows * value + index))
-    kept = round(fraction * rows * columns)
+        return Fraction(whole_share(side.fraction, columns) * (rows * value + index))
+    kept = whole_share(side.fraction, rows * columns)
     if side.kind == "coo":
         return Fraction(kept * (value + index + count.index_bits(rows)))
     return Fraction(kept * (value + index) + (rows + 1) * ROW_POINTER_BITS)

@@ -173,6 +173,9 @@ def _layout_problems(decode: Decode, layout: CodeLayout) -> Iterator[str]:
         # A reserved code marks the pair that holds an outlier, so no selector is stored.
         if not (isinstance(decode, TableDecode) and len(decode.tables) == 2 and decode.selector is None):
             yield "the outlier-victim layout needs two tables, normal values then outliers, and no selector"
+        elif not len(decode.tables[1]) <= len(decode.tables[0]) < 2**decode.bits:
+            counts = f"{len(decode.tables[0])} normal values and {len(decode.tables[1])} outliers"
+            yield f"the outlier-victim layout keeps the code after the last normal value for victims: {counts} take it"
     elif isinstance(decode, TableDecode):
         yield from _selector_problems(decode.selector, len(decode.tables), "tables")
     if layout == "radix" and isinstance(decode, SelectDecode):

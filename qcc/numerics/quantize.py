@@ -7,6 +7,7 @@ scale. A kernel that follows them gives the same codes and the same values, bit 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,13 +16,24 @@ from qcc.errors import Problem, ShapeError
 from qcc.numerics.blocks import block_grid_rows
 from qcc.numerics.coding import decode, encode
 from qcc.numerics.levels import Chain, round_level
+from qcc.numerics.lowrank import low_rank
 from qcc.numerics.parameters import parameters_of, statistics_of, working
 from qcc.numerics.plane_fit import fit_planes
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import PlanesDecode, SelectDecode, TableDecode, block_grid
+from qcc.numerics.qtype_parts import (
+    IntDecode,
+    LowRank,
+    PlanesDecode,
+    SelectDecode,
+    Slice,
+    TableDecode,
+    block_grid,
+)
 from qcc.numerics.search import searched_parameters, selected_parameters
+from qcc.numerics.sides import StoredSides, join_sides, split_sides, with_side
 from qcc.numerics.slices import is_cut, row_slices, slice_parameters
+from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype, parameter_problems, stored_dtype
 
 
@@ -77,11 +89,15 @@ def quantize(
     well (of NaN, where a float has it), and the scale carries the NaN or infinity to the decoded value; with
     given scales a NaN is lost. `seed` feeds stochastic rounding.
 
+    Sides of the type are split off first (see `split_sides`), and what the codes lose goes into low-rank
+    factors. A type that reads slices of its codes is encoded like the master.
+
     Raises:
         ShapeError: no elements, parameters of a wrong shape; static types: values that are not finite.
         RecipeError: a selected decode without shares.
     """
     shape = tuple(x.shape)
+    x, sides = split_sides(x, qtype.sides, where) if qtype.sides else (x, ())
     if parameters is None:
         parameters = compute_qparams(x, qtype, where)
     found = parameter_problems(qtype, shape, parameters)
@@ -91,7 +107,8 @@ def quantize(
     for index, rows in enumerate(row_slices(qtype, shape)):
         own = slice_parameters(parameters, qtype, shape, rows)
         codes[rows] = encode(working(x[rows]), qtype, own, seed + index)
-    return QuantizedTensor(qtype, shape, codes, parameters)
+    quantized = QuantizedTensor(qtype, shape, codes, parameters, sides)
+    return replace(quantized, sides=_with_factors(x, quantized, where))
 
 
 def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -99,15 +116,17 @@ def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -
 
     scale = product of the levels, root first; then scale·(code - zero), scale·code + zero for a `post`
     zero, scale·code - zero for `min`, root·(leaf·code + zero) for a `scaled` one. Computed in float64 for
-    float64, else in float32 and rounded once to `dtype`.
+    float64, else in float32 and rounded once to `dtype`. Then the sides: masked elements are zero, outliers
+    and low-rank factors are added. Of a sliced type only the top bits of the codes are read.
     """
     qtype, shape = quantized.qtype, quantized.shape
     real = torch.float64 if dtype == torch.float64 else torch.float32
-    values = torch.empty(shape, dtype=dtype, device=quantized.codes.device)
+    stored = any(side is not None for side in quantized.sides)
+    values = torch.empty(shape, dtype=real if stored else dtype, device=quantized.codes.device)
     for rows in row_slices(qtype, shape):
         own = slice_parameters(quantized.parameters, qtype, shape, rows)
-        values[rows] = decode(quantized.codes[rows], qtype, own, real)
-    return values
+        values[rows] = decode(_read_codes(quantized.codes[rows], qtype), qtype, own, real)
+    return join_sides(values, quantized.sides, dtype) if stored else values
 
 
 def fake_quantize(x: Tensor, qtype: QType | str) -> Tensor:
@@ -154,6 +173,24 @@ def check_finite(x: Tensor, where: str) -> None:
         [Problem(where or f"a tensor of shape {tuple(x.shape)}", what)],
         fix="repair the checkpoint, or leave this tensor in float",
     )
+
+
+def _read_codes(codes: Tensor, qtype: QType) -> Tensor:
+    """Give the codes as decoding reads them: of a sliced type only their top bits."""
+    for side in qtype.sides:
+        if isinstance(side, Slice) and isinstance(qtype.decode, IntDecode):
+            return slice_codes(codes, qtype.decode, side.bits)
+    return codes
+
+
+def _with_factors(x: Tensor, quantized: QuantizedTensor, where: str) -> StoredSides:
+    """Give the sides with low-rank factors of what quantization lost of `x`."""
+    sides = quantized.sides
+    for side in quantized.qtype.sides:
+        if isinstance(side, LowRank):
+            lost = working(x) - dequantize(quantized, working(x).dtype)
+            sides = with_side(quantized.qtype.sides, sides, low_rank(lost, side, where=where))
+    return sides
 
 
 def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameters:

@@ -12,13 +12,14 @@ from qcc.numerics.levels import Chain, stored_dtype
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import (
     Decode,
-    IntDecode,
     Level,
     PlanesDecode,
     SelectDecode,
     TableDecode,
     block_grid,
 )
+from qcc.numerics.sides import StoredSides
+from qcc.numerics.stored_parts import has_signed_codes, held_bits
 
 __all__ = ["Parameters", "QuantizedTensor", "code_dtype", "parameter_problems", "stored_dtype", "zero_levels"]
 
@@ -47,7 +48,7 @@ class QuantizedTensor:
     """A tensor as codes.
 
     `codes` has the shape of the tensor and the dtype `code_dtype` gives: integers as they are, for all other
-    decodes the unsigned code.
+    decodes the unsigned code. `sides` has one entry a side of the type, None where a side stores no tensor.
 
     Raises:
         ShapeError: codes or parameters of another shape than the type asks for.
@@ -57,11 +58,14 @@ class QuantizedTensor:
     shape: tuple[int, ...]
     codes: Tensor
     parameters: Parameters
+    sides: StoredSides = ()
 
     def __post_init__(self) -> None:
         found = parameter_problems(self.qtype, self.shape, self.parameters)
         if tuple(self.codes.shape) != self.shape:
             found.append(Problem("codes", f"have shape {tuple(self.codes.shape)}, not {self.shape}"))
+        if len(self.sides) not in (0, len(self.qtype.sides)):
+            found.append(Problem("sides", f"{len(self.sides)} given for {len(self.qtype.sides)}"))
         if found:
             raise ShapeError(f"a tensor of shape {self.shape} does not fit {self.qtype}", found)
 
@@ -78,13 +82,9 @@ class QuantizedTensor:
 
 def code_dtype(decode: Decode) -> torch.dtype:
     """Give the dtype codes are held in: int8 for signed integers, uint8 for the rest, wider above 8 bits."""
-    options = decode.options if isinstance(decode, SelectDecode) else (decode,)
-    signed = [isinstance(option, IntDecode) and option.signed for option in options]
-    width = decode.bits + (any(signed) and not all(signed))
-    if width <= 8:
-        return torch.int8 if any(signed) else torch.uint8
-    needed = width if any(signed) else width + 1
-    return torch.int16 if needed <= 16 else torch.int32 if needed <= 32 else torch.int64
+    if held_bits(decode) == 8:
+        return torch.int8 if has_signed_codes(decode) else torch.uint8
+    return {16: torch.int16, 32: torch.int32, 64: torch.int64}[held_bits(decode)]
 
 
 def zero_levels(qtype: QType) -> tuple[Level, ...]:

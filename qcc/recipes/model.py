@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qcc.errors import RecipeError
-from qcc.numerics.qtype import QType, int_qtype
-from qcc.numerics.qtype_text import parse_qtype
+from qcc.numerics.presets import format_of
+from qcc.numerics.qtype import QType
+from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type
 
-FLOAT_FORMATS = ("f32", "f16", "bf16")
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
     "fold_norm",
@@ -26,24 +25,7 @@ Transform = Literal[
 Solver = Literal["rtn", "mse", "gptq", "decoupleq", "hlq", "tritplanes", "adaround"]
 
 
-def _known_format(text: str) -> str:
-    if text in FLOAT_FORMATS or "|" in text or _integer_bits(text) is not None:
-        return text
-    raise ValueError(
-        f"'{text}' is no format: write int1..int8 (symmetric), uint1..uint8 (asymmetric), {', '.join(FLOAT_FORMATS)}, "
-        "or a whole type such as 'uint4 | (1,32) f16 | pre u4'"
-    )
-
-
-def _integer_bits(text: str) -> tuple[int, bool] | None:
-    """Read `int4` as (4, symmetric) and `uint4` as (4, not symmetric)."""
-    for prefix, symmetric in (("uint", False), ("int", True)):
-        if text.startswith(prefix) and text[len(prefix) :] in tuple("12345678"):
-            return int(text[len(prefix) :]), symmetric
-    return None
-
-
-Format = Annotated[str, AfterValidator(_known_format)]
+Format = Annotated[str, AfterValidator(check_format)]
 
 
 class _Strict(BaseModel):
@@ -58,17 +40,40 @@ class _Formatted(_Strict):
         """Whether the tensor stays in floating point."""
         return self.format in FLOAT_FORMATS
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the format is a preset or a whole type, which names its own groups and scales."""
+        return is_whole(self.format)
+
+    def _refuse_beside_whole(self, **defaults: object) -> None:
+        """Refuse settings other than their defaults beside a format that names them itself."""
+        beside = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if self.is_whole and beside:
+            what = f"'{self.format}' says its own {', '.join(beside)}"
+            raise ValueError(f"{what}: leave that away, or write int4 or uint4")
+
+    def refuse_dynamic(self) -> None:
+        """Refuse a format computed at run time for values that are stored."""
+        if self.is_whole and (when := format_of(self.format).when) != "static":
+            raise ValueError(f"'{self.format}' is {when}, but these values are stored: leave '{when}' away")
+
 
 class WeightScheme(_Formatted):
     """How the weights of a layer are stored.
 
     `int<k>` is symmetric, `uint<k>` asymmetric with an integer zero point per group. `group` counts columns (the
-    reduction axis); `row` is one scale per output channel.
+    reduction axis); `row` is one scale per output channel. A preset or a whole type says both itself.
     """
 
     group: Group = "row"
     scale: Literal["f32", "f16", "bf16"] = "f16"
     solver: Solver = "rtn"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._refuse_beside_whole(group="row", scale="f16")
+        self.refuse_dynamic()
+        return self
 
     def qtype(self) -> QType:
         """Return the type of the quantized weight.
@@ -76,15 +81,25 @@ class WeightScheme(_Formatted):
         Raises:
             RecipeError: if the format is a float, or makes no sense.
         """
-        return _qtype(self.format, self.group, self.scale, "static")
+        return quantized_type(self.format, self.group, self.scale, "static")
 
 
 class ActivationScheme(_Formatted):
-    """How the input of a contraction is quantized: one scale per token (row), per group of columns or per tensor."""
+    """How the input of a contraction is quantized: one scale per token (row), per group of columns or per tensor.
+
+    A preset or a whole type says that itself; where it does not say when, `when` does.
+    """
 
     granularity: Literal["token", "tensor"] = "token"
     group: Annotated[int, Field(ge=1)] | None = None
     when: Literal["dynamic", "static"] = "dynamic"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._refuse_beside_whole(granularity="token", group=None)
+        if self.is_whole and self.when == "static" and (when := format_of(self.format).when) != "static":
+            raise ValueError(f"'{self.format}' is {when}, and 'when: static' says otherwise: leave one of them away")
+        return self
 
     def qtype(self) -> QType:
         """Return the type of the quantized activation.
@@ -93,17 +108,7 @@ class ActivationScheme(_Formatted):
             RecipeError: if the format is a float, or makes no sense.
         """
         block: Group = self.group or ("row" if self.granularity == "token" else "tensor")
-        return _qtype(self.format, block, "f32", self.when)
-
-
-def _qtype(text: str, group: Group, scale: str, when: Literal["static", "dynamic"]) -> QType:
-    if "|" in text:
-        return parse_qtype(text)
-    parsed = _integer_bits(text)
-    if parsed is None:
-        raise RecipeError(f"'{text}' is a floating-point format, not a quantized one")
-    bits, symmetric = parsed
-    return int_qtype(bits, symmetric=symmetric, group=group, scale=scale, when=when)
+        return quantized_type(self.format, block, "f32", self.when)
 
 
 class TensorScheme(_Formatted):
@@ -111,9 +116,14 @@ class TensorScheme(_Formatted):
 
     group: Group = "row"
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._refuse_beside_whole(group="row")
+        return self
+
     def qtype(self) -> QType:
         """Return the type of the quantized tensor."""
-        return _qtype(self.format, self.group, "f16", "static")
+        return quantized_type(self.format, self.group, "f16", "static")
 
 
 class Outliers(_Strict):
@@ -157,3 +167,9 @@ class Recipe(_Strict):
     rotate: Rotation = Rotation()
     outliers: Outliers = Outliers()
     overrides: tuple[Override, ...] = ()
+
+    @field_validator("embeddings")
+    @classmethod
+    def _stored(cls, value: TensorScheme) -> TensorScheme:
+        value.refuse_dynamic()
+        return value

@@ -104,7 +104,7 @@ static double bench(const qcc_kernels *kernels, const bench_case *c, int64_t cop
     uint8_t *weights = c->bits ? memory(copies * bytes) : (uint8_t *)numbers(copies * bytes / 4);
     uint16_t *scales = memory(qcc_round_up(c->n, 16) * groups * 2);
     for (int64_t i = 0; i < qcc_round_up(c->n, 16) * groups; i++) scales[i] = 0x1c00;
-    const qcc_epilogue none = {NULL, NULL, 0, QCC_ACT_NONE};
+    const qcc_epilogue none = {.activation = QCC_ACT_NONE};
     qcc_qweight w = {weights, scales, NULL, 8, c->bits, 1, c->n, c->k, group};
     qcc_qrows rows = {memory(c->m * qcc_padded_k(c->k, group)), memory(c->m * 4), memory(c->m * groups * 4), 0};
     qcc_quantize q = {x, c->k, c->m, c->k, group, 127, 1, NULL, rows};

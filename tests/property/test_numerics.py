@@ -229,6 +229,18 @@ def test_the_protective_range_never_leaves_int8(seed: int, zero: str) -> None:
     torch.testing.assert_close(dequantize(quantized, torch.float64), root * integers, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("bound", [1, 7, 119, 120, 124, 127])
+def test_a_scaled_zero_point_never_wraps(bound: int) -> None:
+    x = torch.rand(64, 256, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    quantized = quantize(x, parse_qtype(f"uint4 | (1,16) i8, row f16 protect({bound}) | scaled i8"))
+    leaf, zero = quantized.scales[0].int(), quantized.zero
+    assert zero is not None
+    assert int(zero.max()) <= 0
+    assert bool((zero.int() % leaf == 0).all())
+    step = (leaf.float() * quantized.scales[1].float()).repeat_interleave(16, 1)
+    assert bool(((dequantize(quantized) - x).abs() <= 1.5 * step).all())
+
+
 @pytest.mark.parametrize("text", ["int8 | row f32 | dynamic", "uint8 | row f32 | pre u8 | dynamic"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_dynamic_row_that_is_not_finite_decodes_to_nan(text: str, value: float) -> None:

@@ -19,7 +19,8 @@ from qcc.ir.nn import EmbeddingOp, LinearOp
 from qcc.ir.program import ProgramOp, ReturnOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import WeightStore
-from qcc.ir.types import SymbolAttr, tensor
+from qcc.ir.types import SymbolAttr, tensor, type_of
+from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.quantize import dequantize, fake_quantize, quantize
 from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.solve_weights import SolveWeights
@@ -88,6 +89,61 @@ def test_the_function_is_that_of_the_rounded_operands(
     # one input, one format: quantized once
     assert sum(isinstance(op, QuantizeOp) for op in module.walk()) == 1
     assert {key for key in store if ":" not in key} == {"first.bias", "second.bias"}
+
+
+WHOLE = [
+    "mxfp4", "mxfp6_e2m3", "nvfp4", "nvint4", "nf4-g64", "hlq2-g128", "trit2-g128", "bitmod3-g128", "q4_K", "qoq-g128",
+    "ternary", "olive4", "spqr3-g16", "bipolar<2>", "fixed<8,3>", "uint4 | (1,32) f16 | pre u4",
+]  # fmt: skip
+AT_RUN_TIME = ["f32", "int8-token", "mxfp8_e4m3", "mxint8", "nvfp4", "uint8 | token f32 | pre u8"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(weight=st.sampled_from(WHOLE), activation=st.sampled_from(AT_RUN_TIME), m=st.integers(1, 3))
+def test_formats_by_name_give_the_function_of_the_rounded_operands(weight: str, activation: str, m: int) -> None:
+    module, store = two_layers(256, 5, m)
+    float_ = {key: store.tensor(key).clone() for key in store}
+    recipe = load_recipe({"weights": {"format": weight}, "activations": {"format": activation}})
+    x = torch.randn(m, 256, generator=torch.Generator().manual_seed(m))
+    context = QccContext(store)
+    AssignFormats(recipe.model_dump_json()).apply(context, module)
+    module.verify()
+    assigned = Interpreter(module, store).run({"x": x})["y"]
+    SolveWeights().apply(context, module)
+    module.verify()
+    assert torch.equal(assigned, Interpreter(module, store).run({"x": x})["y"])
+    rounded = x.double() if activation == "f32" else fake_quantize(x, recipe.activations.qtype()).double()
+    expected = sum(
+        rounded @ dequantize(quantize(float_[f"{name}.weight"], recipe.weights.qtype()), torch.float64).T
+        + float_[f"{name}.bias"].double()
+        for name in ("first", "second")
+    )
+    assert isinstance(expected, torch.Tensor)
+    torch.testing.assert_close(assigned.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    contracts = [op for op in module.walk() if isinstance(op, ContractOp)]
+    plans = {op.plan.data.value for op in contracts if op.plan is not None}
+    inputs = {one for op in contracts if (one := type_of(op.input).qtype) is not None}
+    integers = all(sums_integers(one, recipe.weights.qtype()) for one in inputs)
+    assert plans == {"group_after" if inputs and integers else "dequant_first"}
+
+
+def test_groups_that_a_format_says_itself_are_held_to_the_columns() -> None:
+    module, store = two_layers(96, 4, 0)
+    with pytest.raises(RecipeError) as caught:
+        AssignFormats(json.dumps({"weights": {"format": "q4_K"}})).apply(QccContext(store), module)
+    text = str(caught.value)
+    assert len(caught.value.problems) == 2
+    assert "weights cannot use group 256: it does not divide 96 columns" in text
+    assert "{match: first, weights: {format: f32}}" in text
+
+
+@pytest.mark.parametrize("text", ["nvfp4", "fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local"])
+def test_activations_that_need_calibration_are_refused(text: str) -> None:
+    module, store = two_layers(32, 4, 0)
+    activations = {"format": text} if "local" in text else {"format": text, "when": "static"}
+    recipe = {"weights": {"format": "int8"}, "activations": activations}
+    with pytest.raises(RecipeError, match="needs calibration"):
+        AssignFormats(json.dumps(recipe)).apply(QccContext(store), module)
 
 
 def test_float_recipes_leave_the_program_alone() -> None:

@@ -38,7 +38,9 @@ def _struct(name: str, *fields: tuple[str, Any]) -> type[c.Structure]:
 
 
 QWeight = _struct("QWeight", ("codes scales zeros", P), ("zero bits scale_f16", INT), ("n k group", L))
-Epilogue = _struct("Epilogue", ("bias residual", P), ("residual_stride", L), ("activation", INT))
+Epilogue = _struct(
+    "Epilogue", ("bias gate", P), ("gate_stride", L), ("residual", P), ("residual_stride", L), ("activation", INT)
+)
 QRows = _struct("QRows", ("codes scales sums", P), ("group_scales", INT))
 Shape = _struct("Shape", ("rank", INT), ("shape", DIMS))
 _CONV = (("x w bias y", P), ("batch in_channels out_channels groups in_h in_w out_h out_w", L))
@@ -251,11 +253,13 @@ def _convert(kind: Any, value: Any) -> Any:
     return value
 
 
-def epilogue(bias: Any = None, residual: Any = None, activation: str | None = None) -> c.Structure:
-    """An epilogue struct; the residual is contiguous."""
+def epilogue(bias: Any = None, residual: Any = None, activation: str | None = None, gate: Any = None) -> c.Structure:
+    """An epilogue struct; gate and residual are contiguous."""
     return fill(
         Epilogue,
         bias=bias,
+        gate=gate,
+        gate_stride=0 if gate is None else gate.shape[-1],
         residual=residual,
         residual_stride=0 if residual is None else residual.shape[-1],
         activation=-1 if activation is None else UNARY.index(activation),

@@ -220,7 +220,7 @@ def test_non_finite_rows_become_nan_and_others_do_not(kernels):
         assert np.isfinite(y[[0, 2, 3, 5]]).all()
 
 
-def test_epilogue_adds_bias_then_activates_then_adds_the_residual(kernels):
+def test_epilogue_adds_bias_then_activates_then_multiplies_the_gate_then_adds_the_residual(kernels):
     rng = np.random.default_rng(6)
     x = rng.standard_normal((7, 64)).astype(F32)
     packed = pack.pack_weights(rng.integers(0, 256, (37, 64)).astype(np.uint8), 8, 64, np.full((37, 1), 0.01, F32), 128)
@@ -233,6 +233,11 @@ def test_epilogue_adds_bias_then_activates_then_adds_the_residual(kernels):
     kernels.run("qlinear", **common, y=full, epilogue=abi.epilogue(bias, residual, "gelu"))
     erf = np.vectorize(math.erf)(plain.astype(np.float64) / math.sqrt(2))
     np.testing.assert_allclose(full, 0.5 * plain * (1 + erf) + residual, rtol=2e-6, atol=2e-6)
+    gate, gated = rng.standard_normal((7, 37)).astype(F32), np.empty((7, 37), F32)
+    kernels.run("qlinear", **common, y=gated, epilogue=abi.epilogue(bias, gate=gate))
+    np.testing.assert_array_equal(gated, plain * gate)
+    kernels.run("qlinear", **common, y=gated, epilogue=abi.epilogue(bias, residual, gate=gate))
+    np.testing.assert_array_equal(gated, plain * gate + residual)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 4, 7, 8])

@@ -56,7 +56,7 @@ def test_given_parameters_are_used() -> None:
 
     def build(v: object, u: object) -> DequantizeOp:
         made = QparamsOp(u, static)
-        return DequantizeOp(QuantizeOp(v, static, made.outputs[:1], made.outputs[1]))
+        return DequantizeOp(QuantizeOp(v, static, made.outputs))
 
     reference = quantize(other, static)
     assert torch.equal(run(build, x, other), dequantize(quantize(x, static, reference.parameters)))

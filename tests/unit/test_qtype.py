@@ -108,6 +108,8 @@ def test_malformed_texts_are_located(text: str, column: int, found: str, expecte
         ("table(1, 2) by u1 (1,8)", "at least two tables"),
         ("table(1, 2; 3, 4; 5, 6) by u1 (1,8)", "cannot choose"),
         ("table(1, 2) ovp | row f32", "two tables"),
+        ("table(-1, 0, 1, 2; -9, 9) ovp | row f32", "keeps the code after the last normal value for victims"),
+        ("table(-1, 0, 1; -9, -8, 8, 9) ovp | row f32", "3 normal values and 4 outliers take it"),
         ("fp2_1 mid_rise | row f32", "mid_rise"),
         ("int4 | (1,128) f16, (1,64) f16", "does not tile"),
         ("int4 | (1,128) f16, (1,192) f16", "does not tile"),

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qcc.errors import RecipeError
+from qcc.numerics.presets import PRESETS, format_of
 from qcc.recipes.load import load_recipe, recipe_names, recipe_text
 
 
@@ -24,6 +26,19 @@ def test_formats_of_w4a8() -> None:
     recipe = load_recipe("w4a8")
     assert str(recipe.weights.qtype()) == "uint4 | (1,32) f16 | pre u4"
     assert str(recipe.activations.qtype()) == "int8 | (1,32) f32 | dynamic"
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "fixed<8,3>", "fp<2,1>", "bipolar<2>"])
+def test_formats_are_taken_by_name_and_by_text(name: str) -> None:
+    """What is stored is static, what is computed at run time dynamic; the recipe survives JSON either way."""
+    qtype = format_of(name)
+    if qtype.when == "static":
+        for text in (name, str(qtype)):
+            recipe = load_recipe({"weights": {"format": text}, "embeddings": {"format": text}})
+            assert recipe.weights.qtype() == recipe.embeddings.qtype() == qtype
+            assert load_recipe(recipe.model_dump_json()) == recipe
+    activations = load_recipe({"activations": {"format": name}}).activations.qtype()
+    assert activations == replace(qtype, when="dynamic")
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -46,6 +61,16 @@ def test_all_unknown_keys_are_named_with_the_nearest_one() -> None:
     [
         ({"weights": {"format": "int9"}}, "int9"),
         ({"weights": {"format": "int4", "group": 0}}, "weights.group"),
+        ({"weights": {"format": "mxpf4"}}, "did you mean mxfp4"),
+        ({"weights": {"format": "uint4 | (1,32) f17"}}, "f17"),
+        ({"weights": {"format": "mxfp4", "group": 32}}, "says its own group"),
+        ({"weights": {"format": "nf4-g64", "scale": "f32"}}, "says its own scale"),
+        ({"weights": {"format": "int8-token"}}, "is dynamic, but these values are stored"),
+        ({"embeddings": {"format": "int8 | token f32 | dynamic"}}, "is dynamic, but these values are stored"),
+        ({"embeddings": {"format": "mxfp8_e4m3", "group": 8}}, "says its own group"),
+        ({"activations": {"format": "mxfp4", "group": 32}}, "says its own group"),
+        ({"activations": {"format": "nvfp4", "granularity": "tensor"}}, "says its own granularity"),
+        ({"activations": {"format": "int8-token", "when": "static"}}, "says otherwise"),
         ({"version": 2}, "version"),
         ({"activations": {"granularity": "channel"}}, "activations.granularity"),
         ({"transforms": ["smoth"]}, "transforms.0"),

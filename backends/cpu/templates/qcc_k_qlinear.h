@@ -1,10 +1,11 @@
 /* Quantized linear: expand a tile of weight rows once, run all tokens over it, scale and finish. */
 
-/* y = activation(v * scale + bias) + residual for one row of up to 32 columns. */
+/* y = activation(v * scale + bias) * gate + residual for one row of up to 32 columns. */
 QCC_HELPER void QCC_FN(qcc_finish_row)(const float *v, float scale, const qcc_epilogue *e, int64_t row, int64_t n0,
                                        int64_t n, float *y) {
     float t[QCC_TILE_N];
     const float *bias = e->bias ? e->bias + n0 : NULL;
+    const float *gate = e->gate ? e->gate + row * e->gate_stride + n0 : NULL;
     const float *residual = e->residual ? e->residual + row * e->residual_stride + n0 : NULL;
     for (int j = 0; j < QCC_TILE_N; j++) t[j] = v[j] * scale;
     if (bias && n == QCC_TILE_N)
@@ -12,6 +13,8 @@ QCC_HELPER void QCC_FN(qcc_finish_row)(const float *v, float scale, const qcc_ep
     else if (bias)
         for (int64_t j = 0; j < n; j++) t[j] = t[j] + bias[j];
     if (e->activation != QCC_ACT_NONE) QCC_FN(qcc_unary_span)(e->activation, t, t, n, 0.0f, 0.0f);
+    if (gate)
+        for (int64_t j = 0; j < n; j++) t[j] = t[j] * gate[j];
     if (residual)
         for (int64_t j = 0; j < n; j++) t[j] = t[j] + residual[j];
     memcpy(y, t, (size_t)n * sizeof *y);

@@ -63,9 +63,12 @@ typedef struct {
     int64_t n, k, group; /* group == k: one scale per row */
 } qcc_qweight;
 
-/* Epilogue of every linear: y = activation(y + bias[n]) + residual[m][n]; NULL members are skipped. */
+/* Epilogue of every linear: y = activation(y + bias[n]) * gate[m][n] + residual[m][n]; NULL members are
+ * skipped. */
 typedef struct {
     const float *bias;
+    const float *gate;
+    int64_t gate_stride;
     const float *residual;
     int64_t residual_stride;
     int32_t activation; /* a qcc_unary_op, or QCC_ACT_NONE */

@@ -73,8 +73,50 @@ qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>) -> ["y"] symbols [] {
 
 // -----
 
-// CHECK: qcc.quantize: 2 scale tensors for 1 levels of 'int8 | (1,-1) f32'
+// CHECK: qcc.quantize: 2 parameters where 'int8 | (1,-1) f32' takes 1: scale0
 qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>, "s" %s : !qcc.tensor<[2, 1], f32>) -> ["y"] symbols [] {
-  %q = qcc.quantize %x scales %s, %s : !qcc.tensor<[2, 1], f32>, !qcc.tensor<[2, 1], f32> : !qcc.tensor<[2, 6], f32> -> !qcc.tensor<[2, 6], "int8 | row f32">
+  %q = qcc.quantize %x parameters %s, %s : !qcc.tensor<[2, 1], f32>, !qcc.tensor<[2, 1], f32> : !qcc.tensor<[2, 6], f32> -> !qcc.tensor<[2, 6], "int8 | row f32">
   qcc.return %x : !qcc.tensor<[2, 6], f32>
+}
+
+// -----
+
+// CHECK: qcc.quantize: parameters do not fit 'uint8 | tensor f32 | pre u8': zero is !qcc.tensor<[1, 1], f32>, not !qcc.tensor<[1, 1], i32>
+qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>, "s" %s : !qcc.tensor<[1, 1], f32>) -> ["y"] symbols [] {
+  %q = qcc.quantize %x parameters %s, %s : !qcc.tensor<[1, 1], f32>, !qcc.tensor<[1, 1], f32> : !qcc.tensor<[2, 6], f32> -> !qcc.tensor<[2, 6], "uint8 | tensor f32 | pre u8">
+  qcc.return %x : !qcc.tensor<[2, 6], f32>
+}
+
+// -----
+
+// CHECK: qcc.quantize: 0 parameters where 'fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local' takes 1: scale1
+qcc.program @main("x" %x : !qcc.tensor<[2, 32], f32>) -> ["y"] symbols [] {
+  %q = qcc.quantize %x : !qcc.tensor<[2, 32], f32> -> !qcc.tensor<[2, 32], "fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local">
+  qcc.return %x : !qcc.tensor<[2, 32], f32>
+}
+
+// -----
+
+// CHECK: qcc.qparams: 1 parameters where 'table(-1, 0, 1; -2, 0, 2) by u1 (1,-1) | (1,-1) f32' takes 2: scale0, selector
+qcc.program @main("x" %x : !qcc.tensor<[2, 32], f32>) -> ["y"] symbols [] {
+  %s = qcc.qparams %x {format = #qcc.qtype<"table(-1, 0, 1; -2, 0, 2) by u1 row | row f32">} : (!qcc.tensor<[2, 32], f32>) -> !qcc.tensor<[2, 1], f32>
+  qcc.return %s : !qcc.tensor<[2, 1], f32>
+}
+
+// -----
+
+// CHECK: qcc.slice_bits: only integer codes have bits to slice, got !qcc.tensor<[2, 32], "fp4_3 | (1,32) e8m0 floor">
+qcc.program @main("x" %x : !qcc.tensor<[2, 32], f32>) -> ["y"] symbols [] {
+  %w = qcc.weight "w" : !qcc.tensor<[2, 32], "fp4_3 | (1,32) e8m0 floor">
+  %s = qcc.slice_bits %w {bits = 4 : i64} : (!qcc.tensor<[2, 32], "fp4_3 | (1,32) e8m0 floor">) -> !qcc.tensor<[2, 32], "fp4_3 | (1,32) e8m0 floor">
+  qcc.return %x : !qcc.tensor<[2, 32], f32>
+}
+
+// -----
+
+// CHECK: side tensors (sparse(csr, f16, 0.01)) are not part of packed storage
+qcc.program @main("x" %x : !qcc.tensor<[2, 32], f32>) -> ["y"] symbols [] {
+  %w = qcc.weight "w" : !qcc.tensor<[2, 32], "int4 | (1,32) f16 | sparse(csr, f16, 0.01)">
+  %p, %s = qcc.pack %w : (!qcc.tensor<[2, 32], "int4 | (1,32) f16 | sparse(csr, f16, 0.01)">) -> (!qcc.tensor<[2, 16], u8>, !qcc.tensor<[2, 1], f32>)
+  qcc.return %x : !qcc.tensor<[2, 32], f32>
 }

@@ -8,7 +8,7 @@ qcc.program @main("x" %x: !qcc.tensor<[b, s, 4], f32>, "i" %i: !qcc.tensor<[b, s
   %4 = qcc.contract %x, %1 {plan = #qcc<plan dequant_first>, exactness = #qcc<exactness E1>} : (!qcc.tensor<[b, s, 4], f32>, !qcc.tensor<[3, 4], "uint4 | (1,2) f16 | pre u4">) -> !qcc.tensor<[b, s, 3], f32>
   %5 = qcc.dequantize %0 : (!qcc.tensor<[b, s, 4], "int8n | (1,-1) f32 | dynamic">) -> !qcc.tensor<[b, s, 4], f32>
   %6, %7 = qcc.qparams %x {format = #qcc.qtype<"uint8 | tensor f32 | pre u8">} : (!qcc.tensor<[b, s, 4], f32>) -> (!qcc.tensor<[1, 1, 1], f32>, !qcc.tensor<[1, 1, 1], i32>)
-  %8 = qcc.quantize %x scales %6 : !qcc.tensor<[1, 1, 1], f32> zero %7 : !qcc.tensor<[1, 1, 1], i32> : !qcc.tensor<[b, s, 4], f32> -> !qcc.tensor<[b, s, 4], "uint8 | tensor f32 | pre u8">
+  %8 = qcc.quantize %x parameters %6, %7 : !qcc.tensor<[1, 1, 1], f32>, !qcc.tensor<[1, 1, 1], i32> : !qcc.tensor<[b, s, 4], f32> -> !qcc.tensor<[b, s, 4], "uint8 | tensor f32 | pre u8">
   %9 = qcc.weight "m" : !qcc.tensor<[4], i32>
   %10 = qcc.requant %i, %9, %9 : (!qcc.tensor<[b, s, 4], i32>, !qcc.tensor<[4], i32>, !qcc.tensor<[4], i32>) -> !qcc.tensor<[b, s, 4], i8>
   %11 = qcc.weight "f" : !qcc.tensor<[8, 16], "fp2_1 | (1,16) e4m3, tensor f32">
@@ -23,7 +23,7 @@ qcc.program @main("x" %x: !qcc.tensor<[b, s, 4], f32>, "i" %i: !qcc.tensor<[b, s
 // CHECK: %4 = qcc.contract %x, %1 {plan = #qcc<plan dequant_first>, exactness = #qcc<exactness E1>} : (!qcc.tensor<[b, s, 4], f32>, !qcc.tensor<[3, 4], "uint4 | (1,2) f16 | pre u4">) -> !qcc.tensor<[b, s, 3], f32>
 // CHECK: %5 = qcc.dequantize %0 : (!qcc.tensor<[b, s, 4], "int8n | (1,-1) f32 | dynamic">) -> !qcc.tensor<[b, s, 4], f32>
 // CHECK: %6, %7 = qcc.qparams %x {format = #qcc.qtype<"uint8 | tensor f32 | pre u8">} : (!qcc.tensor<[b, s, 4], f32>) -> (!qcc.tensor<[1, 1, 1], f32>, !qcc.tensor<[1, 1, 1], i32>)
-// CHECK: %8 = qcc.quantize %x scales %6 : !qcc.tensor<[1, 1, 1], f32> zero %7 : !qcc.tensor<[1, 1, 1], i32> : !qcc.tensor<[b, s, 4], f32> -> !qcc.tensor<[b, s, 4], "uint8 | tensor f32 | pre u8">
+// CHECK: %8 = qcc.quantize %x parameters %6, %7 : !qcc.tensor<[1, 1, 1], f32>, !qcc.tensor<[1, 1, 1], i32> : !qcc.tensor<[b, s, 4], f32> -> !qcc.tensor<[b, s, 4], "uint8 | tensor f32 | pre u8">
 // CHECK: %9 = qcc.weight "m" : !qcc.tensor<[4], i32>
 // CHECK: %10 = qcc.requant %i, %9, %9 : (!qcc.tensor<[b, s, 4], i32>, !qcc.tensor<[4], i32>, !qcc.tensor<[4], i32>) -> !qcc.tensor<[b, s, 4], i8>
 // CHECK: %11 = qcc.weight "f" : !qcc.tensor<[8, 16], "fp2_1 | (1,16) e4m3, tensor f32">

@@ -1,0 +1,115 @@
+"""Let a contraction compute what follows it, in one kernel.
+
+    y = contract(x, w, b)              kernel (x, w, b, r) {
+    z = add(gelu(y), r)           ->     y = contract(x, w, b); a = gelu(y); z = add(a, r); yield z
+                                       }
+
+Steps are activations, the multiply by a gate, the addition of a residual, quantization of the result: what `rules` say
+the target prints after each root (`qcc.ir.fusion`). Zero correction, scales and bias are part of the contraction.
+Every `contract` gets a kernel, also where nothing follows it; other roots only with an epilogue.
+
+Legal where, for each step: the value before it has this one reader and is read once; the step keeps the shape, and a
+second operand has exactly that shape unless the rule names it as a number or a channel vector; what it reads besides is
+computed before the root, so that the kernel can stand where the root stood. The operations stay the same ones in the
+same order, so results are the same bit for bit.
+
+With `scales_after_sum` the kernels of the target scale a sum once, at its end. A scale of a token or a row is a factor
+of every term of the sum over K and may cross it; one that changes inside the sum may not, and is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation, SSAValue
+from xdsl.passes import ModulePass
+
+from qcc.errors import IllegalFold, Problem
+from qcc.ir.fusion import FusionRule, parse_rules, scales_span_rows, step_kind
+from qcc.ir.kernel import contracts_of, kernel_of
+from qcc.ir.kernel_parts import EPILOGUE, ROOTS, continues
+from qcc.ir.program import ProgramOp
+from qcc.ir.quant import ContractOp
+from qcc.ir.types import type_of
+from qcc.passes.regions import Order, enclose, label_of
+
+ACTIVATIONS = "relu|silu|gelu|gelu_tanh|sigmoid|tanh|hardswish|hardsigmoid"
+RULES = (
+    f"contract: {ACTIVATIONS}|mul|add * > quantize_static",
+    f"linear: {ACTIVATIONS}|mul|add * > quantize_static",
+    f"conv: {ACTIVATIONS}|add *",
+)
+"""What is fused where no target says otherwise."""
+
+
+@dataclass(frozen=True)
+class FuseEpilogue(ModulePass):
+    """The pass; `rules` are what the target prints after a root."""
+
+    name: ClassVar[str] = "fuse-epilogue"
+
+    rules: tuple[str, ...] = RULES
+    scales_after_sum: bool = False
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Rewrite the module.
+
+        Raises:
+            QccError: if a rule cannot be read.
+            IllegalFold: listing every contraction whose scales change inside the sum, where `scales_after_sum`.
+        """
+        rules = parse_rules(self.rules)
+        if self.scales_after_sum:
+            _refuse_inner_scales(op)
+        for program in [one for one in op.ops if isinstance(one, ProgramOp)]:
+            order = Order(program)
+            for root in [one for one in program.body.block.ops if isinstance(one, ROOTS)]:
+                rule = rules.get(root.name.removeprefix("qcc."), FusionRule("", ()))
+                steps = _epilogue(root, rule, order)
+                if steps or isinstance(root, ContractOp):
+                    kernel = enclose([root, *steps], [*[root, *steps][-1].results], label_of(root), root)
+                    order.put(kernel, root)
+
+
+def _epilogue(root: Operation, rule: FusionRule, order: Order) -> list[Operation]:
+    """Return the steps that may join a root, in order."""
+    steps: list[Operation] = []
+    kinds: list[str] = []
+    value: SSAValue = root.results[0]
+    while (step := _only_reader(value)) is not None:
+        others = [one for one in step.operands if one is not value]
+        kinds.append(step_kind(step, value))
+        if not rule.accepts(kinds) or not all(order.is_known_before(one, root) for one in others):
+            break
+        steps.append(step)
+        value = step.results[0]
+    return steps
+
+
+def _only_reader(value: SSAValue) -> Operation | None:
+    """Return the operation that alone reads a value, once, and gives a value of the same shape instead."""
+    if not value.has_one_use():
+        return None
+    step = next(iter(value.uses)).operation
+    if not isinstance(step, EPILOGUE) or not continues(step, value):
+        return None
+    return step if type_of(step.results[0]).shape == type_of(value).shape else None
+
+
+def _refuse_inner_scales(module: ModuleOp) -> None:
+    problems: list[Problem] = []
+    for op in contracts_of(module):
+        name = label_of(kernel_of(op) or op)
+        for role, value, fix in (
+            ("activations", op.input, "give them one scale per token (granularity: token)"),
+            ("weights", op.weight, "give them one scale per row (group: row)"),
+        ):
+            kind = type_of(value)
+            if kind.qtype is not None and not scales_span_rows(kind.qtype, kind):
+                what = f"the scales of its {role} '{kind.qtype}' change inside the sum over K"
+                problems.append(Problem(name, f"{what}, and this target scales a sum once, at its end", fix))
+    if problems:
+        raise IllegalFold("a scale of a block of K cannot leave the sum over K", problems)

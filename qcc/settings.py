@@ -1,0 +1,46 @@
+"""Settings of a target as a command line gives them: text by key, read into what the stages take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qcc.errors import Problem, QccError
+
+KNOWN = {
+    "name": "name of the emitted library and prefix of its functions",
+    "plan": "a plan for all contractions, or PATTERN=PLAN,... by layer",
+    "rows": "rows of input to weigh plans by where their number is symbolic",
+}
+"""Every key, and what it sets."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user may set: a C identifier, plans that are asked for, and the rows of input that plans are for."""
+
+    name: str = "model"
+    plans: tuple[str, ...] = ()
+    rows: int = 1
+
+
+def read_settings(texts: Mapping[str, str], target: str) -> Settings:
+    """Read settings.
+
+    Raises:
+        QccError: listing every key that is not known and every value that cannot be read.
+    """
+    problems = [
+        Problem(f"--set {key}", f"target {target} has no such setting", f"it has: {', '.join(KNOWN)}")
+        for key in texts
+        if key not in KNOWN
+    ]
+    name, rows = texts.get("name", "model"), texts.get("rows", "1")
+    if not name.isidentifier() or not name.isascii():
+        problems.append(Problem("--set name", f"'{name}' is no C identifier"))
+    if not rows.isdecimal() or int(rows) < 1:
+        problems.append(Problem("--set rows", f"'{rows}' is no number of rows", "write e.g. rows=128"))
+    if problems:
+        raise QccError("some settings cannot be taken", problems)
+    plans = tuple(one.strip() for one in texts.get("plan", "").split(",") if one.strip())
+    return Settings(name, plans, int(rows))
