@@ -13,6 +13,7 @@ from qcc.errors import Problem, UnsupportedOp
 
 Float = Literal["f16", "bf16", "f32"]
 Input = Literal["f16", "bf16", "i8"]
+Output = Literal["f16", "bf16", "f32", "i8"]
 InputScale = Literal["none", "token", "tensor", "group"]
 ZeroPoint = Literal["none", "integer", "half"]
 Activation = Literal["relu", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh"]
@@ -93,7 +94,7 @@ class GemmSpec:
     input_group: int | None = None
     bias: Float | None = None
     steps: tuple[Step, ...] = ()
-    output: Literal["f16", "bf16", "f32", "i8"] = "f16"
+    output: Output = "f16"
     step: Literal[128, 256] = 128
     ragged: bool = False
 
@@ -151,9 +152,17 @@ class RowSpec:
 KernelSpec = GemmSpec | RowSpec
 
 
+FLOATS = ("f16", "bf16", "f32")
+
+
 def gemm_problems(spec: GemmSpec) -> list[str]:
     """List what no kernel covers."""
-    found: list[str] = []
+    operands = [step.dtype for step in spec.steps if isinstance(step, Combine)]
+    used = {spec.scale, *operands, *([] if spec.bias is None else [spec.bias])} | ({spec.output} - {"i8"})
+    found = [f"floats of {one}; the kernels take float32, float16 and bfloat16" for one in sorted(used - set(FLOATS))]
+    if spec.input not in ("i8", "f16", "bf16"):
+        found.append(f"inputs of {spec.input}; the kernels take float16, bfloat16 and int8 codes")
+        return found
     if spec.weight_bits not in WEIGHT_BITS:
         found.append(f"weights of {spec.weight_bits} bits; the kernels take {_either(WEIGHT_BITS)}")
     if spec.group is not None and spec.group not in GROUPS:
@@ -181,6 +190,8 @@ def gemm_problems(spec: GemmSpec) -> list[str]:
 def row_problems(spec: RowSpec) -> list[str]:
     """List what no kernel covers."""
     found: list[str] = []
+    if spec.input not in FLOATS:
+        found.append(f"rows of {spec.input}; the kernels take float32, float16 and bfloat16")
     if spec.norm == "none" and (spec.norm_weight or spec.norm_bias):
         found.append("parameters without a norm")
     if spec.norm_bias and spec.norm != "layer":
