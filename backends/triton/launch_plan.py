@@ -64,11 +64,12 @@ class VariantEntry(_Entry):
 
 
 class KernelEntry(_Entry):
-    """A kernel: its source, its arguments in order, and its variants by name.
+    """A kernel: what it computes, its source, its arguments in order, and its variants by name.
 
     After the arguments follow `scratch` null pointers.
     """
 
+    what: str
     source: str
     symbol: str
     arguments: tuple[ArgumentEntry, ...]

@@ -21,13 +21,16 @@ MOST_PARTS = 8
 LEAST_STEPS = 4
 """Steps of the loop in a part of K: fewer would not fill its pipeline."""
 
-_SHAPES: dict[int, tuple[tuple[int, int, int], ...]] = {
-    16: ((128, 4, 4), (128, 4, 3), (64, 4, 3)),
-    32: ((128, 4, 4), (128, 4, 3), (64, 4, 3)),
-    64: ((128, 4, 4), (128, 4, 3), (128, 8, 3), (64, 4, 3), (64, 4, 2)),
-    128: ((128, 8, 3), (128, 8, 2), (64, 8, 3), (64, 4, 2), (32, 4, 2)),
+_SHAPES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+    16: ((16, 128, 4, 4), (16, 64, 4, 3)),
+    32: ((32, 128, 4, 4), (16, 128, 4, 4), (16, 64, 4, 3)),
+    64: ((64, 128, 4, 4), (64, 128, 8, 3), (32, 128, 4, 4), (16, 128, 4, 4), (16, 64, 4, 3)),
+    128: ((128, 128, 8, 3), (64, 128, 8, 3), (32, 128, 4, 4), (16, 128, 4, 4), (16, 64, 4, 3)),
 }
-"""Channels of a block, warps and stages to be tried for so many tokens, the best first."""
+"""Tokens and channels of a block, warps and stages to be tried for so many tokens, the best first.
+
+Small groups and epilogues with many operands leave no registers for large blocks; two small blocks do the same work.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def buckets(spec: GemmSpec, sizes: Sizes, arch: Architecture) -> tuple[Bucket, .
     """Return the configurations of a contraction, in ascending order of tokens."""
     found: list[Bucket] = []
     for tokens in TOKENS:
-        if not found or sizes.most_tokens is None or sizes.most_tokens > found[-1].candidates[0].block_m:
+        if not found or sizes.most_tokens is None or sizes.most_tokens > (found[-1].most_tokens or 0):
             found.append(Bucket(tokens, _candidates(spec, sizes, arch, tokens, split=True)))
     if sizes.most_tokens is None or sizes.most_tokens > TOKENS[-1]:
         found.append(Bucket(None, _candidates(spec, sizes, arch, TOKENS[-1], split=False)))
@@ -63,10 +66,10 @@ def _candidates(
 ) -> tuple[BlockConfig, ...]:
     steps = geometry_of(spec).steps(sizes.columns)
     found: list[BlockConfig] = []
-    for channels, warps, stages in _SHAPES[tokens]:
-        blocks = math.ceil(sizes.channels / channels)
+    for height, channels, warps, stages in _SHAPES[tokens]:
+        blocks = math.ceil(sizes.channels / channels) * (tokens // height)
         parts = parts_of(blocks, steps, arch.processors) if split else 1
-        found.append(BlockConfig(tokens, channels, warps, stages, parts))
+        found.append(BlockConfig(height, channels, warps, stages, parts))
     return tuple(found)
 
 

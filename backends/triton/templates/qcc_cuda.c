@@ -265,7 +265,7 @@ qcc_status qcc_launch(qcc_program *program, const qcc_call *call, uint32_t token
     uint32_t count = kernel->argument_count, scratch = program->table->scratch;
     if (count + scratch > MOST_ARGUMENTS) return fail(error, QCC_ARGUMENT, "%s has too many arguments", kernel->name);
     qcc_status status = check(kernel, values, error);
-    if (status || !tokens || !call->n) return status;
+    if (status || !tokens) return status;
     const qcc_variant *variant = qcc_choose(program, call, tokens);
     if (!variant) return fail(error, QCC_ARGUMENT, "%s is not compiled for %u tokens", call->label, tokens);
     /* The driver reads the arguments and takes them without const. */
