@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +112,7 @@ def _receive(stream: IO[bytes]) -> Any:
     return torch.load(io.BytesIO(stream.read(*struct.unpack("<q", head))), weights_only=False)
 
 
-def load_kernel(folder: Path, name: str, source: str, ptx: str) -> Callable[..., Any]:
+def load_kernel(folder: Path, name: str, source: str, ptx: str) -> Any:
     """Write a kernel's module and `qcc_ptx` into a folder and return the kernel, as Triton wraps it."""
     (folder / f"{PTX_MODULE}.py").write_text(ptx, "utf-8")
     path = folder / f"{name}.py"

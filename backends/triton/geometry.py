@@ -90,9 +90,10 @@ def is_ragged(spec: GemmSpec, rows: int, columns: int) -> bool:
     return rows % 16 != 0 or (not spec.integer and columns % geometry_of(spec).step != 0)
 
 
-def step_of(group: int | None, columns: int) -> Literal[128, 256]:
+def step_of(bits: int, group: int | None, columns: int) -> Literal[128, 256]:
     """Choose the columns of a step: the more, the less each costs, but K is rounded up to whole steps.
 
-    Small groups stay at 128 columns: the scales of more groups do not fit the registers.
+    Small groups stay at 128 columns, as the scales of more groups do not fit the registers, and so do 8-bit weights,
+    whose stages fill the shared memory.
     """
-    return 256 if columns % 256 == 0 and (group is None or group >= 128) else 128
+    return 256 if columns % 256 == 0 and bits < 8 and (group is None or group >= 128) else 128

@@ -116,7 +116,7 @@ def gemm_launch(
         "m": rows.shape[0],
         "n": weight.rows,
         "k": weight.columns,
-        "steps": geometry_of(spec).steps(weight.columns),
+        "steps": weight.words.shape[1] // geometry_of(spec).parts,
         "stride_inputs": rows.stride(0),
         "stride_out": out.stride(0),
     }
@@ -157,6 +157,9 @@ def _gemm_problems(
         found.append(Problem("words", f"a weight of {weight.rows} x {weight.columns} is ragged, and the spec is not"))
     if wanted != given:
         found.append(Problem("operands", f"{given} are given for {wanted} steps"))
+    geometry = geometry_of(spec)
+    if weight.words.shape[1] % geometry.parts or weight.words.shape[3] != geometry.width:
+        found.append(Problem("words", f"of shape {tuple(weight.words.shape)} were packed for another kernel"))
     if TILE_ROWS % config.block_n:
         found.append(Problem("block_n", f"{config.block_n} channels do not tile the {TILE_ROWS} rows of a tile"))
     space, count = scratch_sizes(config, rows.shape[0], weight.rows)

@@ -175,7 +175,7 @@ def contract_spec(op: ContractOp, epilogue: Sequence[Operation] = ()) -> GemmSpe
             bias=None if op.bias is None else cast(Float, type_of(op.bias).scalar),
             steps=tuple(steps),
             output=cast(Output, output),
-            step=step_of(group, columns),
+            step=step_of(packed.bits, group, columns),
         )
     except UnsupportedOp as error:
         return [one.what for one in error.problems]

@@ -43,7 +43,7 @@ def _gemm_name(spec: GemmSpec) -> str:
         words += [step.dtype] if isinstance(step, Combine) and step.dtype != spec.output else []
     words += [spec.input] if not spec.integer and spec.input != spec.output else []
     return "_".join(
-        [*words, spec.output, *(["k256"] if spec.step == 256 else []), *(["ragged"] if spec.ragged else [])]
+        [*words, spec.output, *([f"k{spec.step}"] if spec.step != 128 else []), *(["ragged"] if spec.ragged else [])]
     )
 
 

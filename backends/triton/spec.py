@@ -95,7 +95,7 @@ class GemmSpec:
     bias: Float | None = None
     steps: tuple[Step, ...] = ()
     output: Output = "f16"
-    step: Literal[128, 256] = 128
+    step: Literal[64, 128, 256] = 128
     ragged: bool = False
 
     def __post_init__(self) -> None:

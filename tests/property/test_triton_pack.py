@@ -21,7 +21,7 @@ def spec_for(qtype: QType, columns: int, source: str = "i8") -> GemmSpec:
     found = weight_format(qtype, columns)
     assert isinstance(found, WeightFormat), found
     scale = "token" if source == "i8" else "none"
-    step = step_of(found.group, columns)
+    step = step_of(found.bits, found.group, columns)
     return GemmSpec(
         found.bits,
         found.group,
