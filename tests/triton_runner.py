@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
 import torch
 
-from qcc.backends.triton.config import BlockConfig
+from qcc.backends.triton.config import Variant
 from qcc.backends.triton.emulate import EmulatedDevice
 from qcc.backends.triton.launch import Launch
-from qcc.backends.triton.load import Project, configs_of
+from qcc.backends.triton.load import Project, variants_of
 from qcc.backends.triton.render import kernel_name
 
 
@@ -18,11 +23,21 @@ class EmulatedRunner:
         self.emulated = emulated
         self.device = torch.device("cpu")
         self.launched: list[str] = []
-        self.configs = {call.label: configs_of(call, project.plan, arch) for call in project.plan.calls}
+        self.variants = variants_of(project, arch)
 
-    def config(self, label: str, tokens: int) -> BlockConfig:
-        return next(config for most, config in self.configs[label] if most is None or tokens <= most)
+    def variant(self, label: str, tokens: int) -> Variant:
+        return next(variant for most, variant in self.variants[label] if most is None or tokens <= most)
 
     def run(self, launch: Launch) -> None:
         self.launched.append(kernel_name(launch.spec))
         self.emulated.run(launch)
+
+
+def build_fake_cuda(folder: Path) -> Path:
+    """Build a driver that computes nothing and notes what it is asked; returns the library."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    source, library = Path(__file__).parent / "unit" / "fake_cuda.c", folder / "libcuda.so.1"
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["gcc", *flags, str(source), "-o", str(library)], check=True)
+    return library

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from qcc.backends.triton.aot import Cubin, try_kernels
 from qcc.backends.triton.architectures import Architecture
 from qcc.backends.triton.gates import Inspected, faults
-from qcc.backends.triton.jobs import Variant, compile_job
+from qcc.backends.triton.jobs import KernelBuild, compile_job
 from qcc.backends.triton.sass import read_cubin
 from qcc.errors import BuildError, Problem
 
@@ -21,7 +21,7 @@ class Wanted:
     """Variants that may do one piece of work on one architecture, the best first."""
 
     arch: Architecture
-    candidates: tuple[Variant, ...]
+    candidates: tuple[KernelBuild, ...]
 
 
 @dataclass
@@ -30,15 +30,15 @@ class Builder:
 
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     workers: int = WORKERS
-    kernels: dict[tuple[Variant, str], Inspected | Problem] = field(
-        default_factory=dict[tuple[Variant, str], Inspected | Problem]
+    kernels: dict[tuple[KernelBuild, str], Inspected | Problem] = field(
+        default_factory=dict[tuple[KernelBuild, str], Inspected | Problem]
     )
 
     def build(self, wanted: Sequence[Wanted]) -> list[Inspected]:
         """Return, for each piece of work, the first of its variants that is fit.
 
         Raises:
-            BuildError: if Triton is missing, or listing all pieces of work for which no variant is fit.
+            BuildError: if Triton is missing, or listing all pieces of work for which nothing is fit.
         """
         for rank in range(max((len(one.candidates) for one in wanted), default=0)):
             missing = [one for one in wanted if self._fit(one) is None and rank < len(one.candidates)]
@@ -54,24 +54,24 @@ class Builder:
         return [one for one in found if one is not None]
 
     def _fit(self, wanted: Wanted) -> Inspected | None:
-        for variant in wanted.candidates:
-            found = self.kernels.get((variant, wanted.arch.name))
+        for build in wanted.candidates:
+            found = self.kernels.get((build, wanted.arch.name))
             if isinstance(found, Inspected) and not faults(found):
                 return found
         return None
 
     def _problems(self, wanted: Wanted) -> list[Problem]:
-        found = [self.kernels[variant, wanted.arch.name] for variant in wanted.candidates]
+        found = [self.kernels[build, wanted.arch.name] for build in wanted.candidates]
         return [problem for one in found for problem in ([one] if isinstance(one, Problem) else faults(one))]
 
-    def _compile(self, pairs: Sequence[tuple[Variant, Architecture]]) -> None:
-        jobs = [compile_job(variant, arch, self.origins.get(variant.kernel, "")) for variant, arch in pairs]
+    def _compile(self, pairs: Sequence[tuple[KernelBuild, Architecture]]) -> None:
+        jobs = [compile_job(build, arch, self.origins.get(build.kernel, "")) for build, arch in pairs]
         made = try_kernels(jobs, workers=self.workers) if jobs else []
         with ThreadPoolExecutor(self.workers) as threads:
-            found = list(threads.map(_inspect, (variant for variant, _ in pairs), made))
-        for (variant, arch), one in zip(pairs, found, strict=True):
-            self.kernels[variant, arch.name] = one
+            found = list(threads.map(_inspect, (build for build, _ in pairs), made))
+        for (build, arch), one in zip(pairs, found, strict=True):
+            self.kernels[build, arch.name] = one
 
 
-def _inspect(variant: Variant, made: Cubin | Problem) -> Inspected | Problem:
-    return made if isinstance(made, Problem) else Inspected(variant, made, read_cubin(made.code, variant.tile))
+def _inspect(build: KernelBuild, made: Cubin | Problem) -> Inspected | Problem:
+    return made if isinstance(made, Problem) else Inspected(build, made, read_cubin(made.code, build.tile))

@@ -11,8 +11,7 @@ from qcc.backends.triton.architectures import Architecture
 from qcc.backends.triton.build import Builder, Wanted
 from qcc.backends.triton.config import RowConfig
 from qcc.backends.triton.gates import Inspected
-from qcc.backends.triton.geometry import geometry_of
-from qcc.backends.triton.jobs import Variant
+from qcc.backends.triton.jobs import KernelBuild
 from qcc.backends.triton.lower import GemmStep, RowStep
 from qcc.backends.triton.pack import pack_weight
 from qcc.backends.triton.render import kernel_name
@@ -36,6 +35,7 @@ class Choice:
 class Call:
     """A place that launches a kernel; `weights` are names in the weights by argument, `choices` by architecture.
 
+    `kernel` is the one that the weight is packed for; a choice may take K in other steps, and is a kernel of its own.
     `channels` is 0 where the kernel is row-wise.
     """
 
@@ -43,7 +43,6 @@ class Call:
     kernel: str
     channels: int
     columns: int
-    steps: int
     weights: Mapping[str, str]
     choices: Mapping[str, tuple[Choice, ...]]
 
@@ -61,13 +60,13 @@ class Contents:
 
     @property
     def kernels(self) -> dict[str, list[Inspected]]:
-        """All compiled variants by the name of their kernel, each once."""
+        """All that was compiled by the name of its kernel, each once."""
         found: dict[str, dict[tuple[str, str], Inspected]] = {}
         for call in self.calls:
             for choices in call.choices.values():
                 for one in choices:
-                    key = (one.kernel.variant.name, one.kernel.cubin.arch.name)
-                    found.setdefault(call.kernel, {})[key] = one.kernel
+                    key = (one.kernel.build.name, one.kernel.cubin.arch.name)
+                    found.setdefault(one.kernel.build.kernel, {})[key] = one.kernel
         return {name: list(found[name].values()) for name in sorted(found)}
 
 
@@ -92,11 +91,12 @@ def contents_of(
     Raises:
         BuildError: if Triton is missing, or listing all kernels that cannot be compiled fit to be used.
     """
-    origins: dict[str, str] = {}
-    for step in steps:
-        for part in step.parts if isinstance(step, LaunchStep) else ():
-            origins.setdefault(kernel_name(part.spec), step.origin if isinstance(step, LaunchStep) else "")
     works = [one for label, part in launches_of(steps) for one in _works(label, part, program, architectures)]
+    texts = {label: step.origin for step in steps if isinstance(step, LaunchStep) for label in step.labels}
+    origins: dict[str, str] = {}
+    for work in works:
+        for build in work.wanted.candidates:
+            origins.setdefault(build.kernel, texts[work.label])
     made = Builder(origins, workers).build([one.wanted for one in works])
     choices: dict[str, dict[str, tuple[Choice, ...]]] = {}
     for work, kernel in zip(works, made, strict=True):
@@ -126,17 +126,17 @@ def _works(
     for arch in architectures:
         if isinstance(part, RowStep):
             columns = type_of(part.source).shape[-1].constant or 0
-            yield _Work(label, None, Wanted(arch, (Variant(part.spec, RowConfig.of(columns)),)))
+            yield _Work(label, None, Wanted(arch, (KernelBuild(part.spec, RowConfig.of(columns)),)))
             continue
         for bucket in buckets(part.spec, sizes_of(part, program), arch):
-            candidates = tuple(Variant(part.spec, one) for one in bucket.candidates)
+            candidates = tuple(KernelBuild(one.spec, one.config) for one in bucket.candidates)
             yield _Work(label, bucket.most_tokens, Wanted(arch, candidates))
 
 
 def _call(label: str, part: RowStep | GemmStep, program: ProgramOp, choices: Mapping[str, tuple[Choice, ...]]) -> Call:
     if isinstance(part, RowStep):
         columns = type_of(part.source).shape[-1].constant or 0
-        return Call(label, kernel_name(part.spec), 0, columns, 1, {}, choices)
+        return Call(label, kernel_name(part.spec), 0, columns, {}, choices)
     sizes, key = sizes_of(part, program), packed_key(part)
     names = ["words", "scales", *(["zeros"] if part.spec.zero == "integer" else [])]
     return Call(
@@ -144,7 +144,6 @@ def _call(label: str, part: RowStep | GemmStep, program: ProgramOp, choices: Map
         kernel_name(part.spec),
         sizes.channels,
         sizes.columns,
-        geometry_of(part.spec).steps(sizes.columns),
         {name: f"{key}/{name}" for name in names},
         choices,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qcc.backends.triton.aot import Cubin
-from qcc.backends.triton.jobs import Variant
+from qcc.backends.triton.jobs import KernelBuild
 from qcc.backends.triton.sass import Figures
 from qcc.backends.triton.spec import GemmSpec
 from qcc.errors import BuildError, Problem
@@ -31,19 +31,19 @@ _PER_INPUT = 1.0
 class Inspected:
     """A compiled variant and what its machine code tells."""
 
-    variant: Variant
+    build: KernelBuild
     cubin: Cubin
     figures: Figures
 
     @property
     def where(self) -> str:
         """Name it in a message."""
-        return f"{self.variant.name} for {self.cubin.arch.name}"
+        return f"{self.build.name} for {self.cubin.arch.name}"
 
 
-def instruction_limit(variant: Variant) -> float | None:
+def instruction_limit(build: KernelBuild) -> float | None:
     """Return how many instructions on sm_90 a weight may cost; None for kernels that multiply no weights."""
-    spec, tile = variant.spec, variant.tile
+    spec, tile = build.spec, build.tile
     if not isinstance(spec, GemmSpec) or tile is None:
         return None
     limit = INSTRUCTIONS[spec.plan] + _PER_INPUT * (tile.tokens - _TOKENS) / tile.channels
@@ -60,7 +60,7 @@ def _group_cost(tokens: int, columns: int) -> float:
 
 def faults(one: Inspected) -> list[Problem]:
     """List what makes a compiled kernel unfit: spilled registers, or not the matrix instruction it should have."""
-    figures, spec = one.figures, one.variant.spec
+    figures, spec = one.figures, one.build.spec
     found: list[Problem] = []
     if figures.spills or figures.stack:
         what = f"spills registers: {figures.spills} loads and stores, {figures.stack} bytes of stack a thread"
@@ -76,7 +76,7 @@ def faults(one: Inspected) -> list[Problem]:
 
 def slow(one: Inspected) -> list[Problem]:
     """List what makes a compiled kernel slower than it should be: too many instructions a weight."""
-    limit = instruction_limit(one.variant)
+    limit = instruction_limit(one.build)
     if limit is None or one.cubin.arch.name != COUNTED_ON or one.figures.instructions_per_weight <= limit:
         return []
     return [Problem(one.where, f"{one.figures.instructions_per_weight:.2f} instructions a weight, at most {limit:.2f}")]

@@ -17,7 +17,7 @@ Config = BlockConfig | RowConfig
 
 
 @dataclass(frozen=True)
-class Variant:
+class KernelBuild:
     """A kernel cut into blocks: one cubin an architecture."""
 
     spec: KernelSpec
@@ -50,16 +50,16 @@ class Variant:
         return Tile(self.config.block_n, self.config.block_m, step, self.config.warps)
 
 
-def compile_job(variant: Variant, arch: Architecture, origin: str = "") -> CompileJob:
+def compile_job(build: KernelBuild, arch: Architecture, origin: str = "") -> CompileJob:
     """Print a kernel and say how it is compiled for an architecture; `origin` is the IR that it came from."""
     return CompileJob(
-        name=variant.name,
-        function=variant.kernel,
-        source=kernel_source(variant.spec, origin),
+        name=build.name,
+        function=build.kernel,
+        source=kernel_source(build.spec, origin),
         modules={PTX_MODULE: ptx_source()},
-        arguments=signature(variant.spec),
-        constants=variant.config.constants,
-        warps=variant.config.warps,
-        stages=variant.stages,
+        arguments=signature(build.spec),
+        constants=build.config.constants,
+        warps=build.config.warps,
+        stages=build.stages,
         arch=arch,
     )

@@ -78,23 +78,25 @@ class KernelEntry(_Entry):
 
 
 class ChoiceEntry(_Entry):
-    """A variant, and up to how many tokens it serves; None: any number."""
+    """A variant of a kernel, up to how many tokens it serves (None: any number), and the steps of K that it takes."""
 
     most_tokens: int | None
+    kernel: str
     variant: str
+    steps: int
 
 
 class CallEntry(_Entry):
-    """A place in the program that launches a kernel: `n` channels (0 row-wise), `k` columns, `steps` of K.
+    """A place in the program that launches a kernel: `n` channels (0 row-wise), `k` columns.
 
-    `weights` are names in the weights file by argument. `choices` are in ascending order of tokens.
+    `weights` are names in the weights file by argument. `choices` are in ascending order of tokens; all take the
+    arguments of `kernel`, and `steps` is what differs.
     """
 
     label: str
     kernel: str
     n: int
     k: int
-    steps: int
     weights: dict[str, str]
     choices: dict[str, tuple[ChoiceEntry, ...]]
 

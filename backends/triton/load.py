@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,19 +19,24 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from qcc.backends.triton.architectures import Architecture
-from qcc.backends.triton.config import BlockConfig
+from qcc.backends.triton.config import BlockConfig, Variant
 from qcc.backends.triton.driver import Device, Function
 from qcc.backends.triton.launch import Launch
-from qcc.backends.triton.launch_plan import CallEntry, LaunchPlan, VariantEntry
+from qcc.backends.triton.launch_plan import ChoiceEntry, LaunchPlan
+from qcc.backends.triton.lower import GemmStep
 from qcc.backends.triton.program import Runner, TritonProgram
 from qcc.backends.triton.project import PROGRAM, WEIGHTS
 from qcc.backends.triton.render import kernel_name
+from qcc.backends.triton.spec import GemmSpec
+from qcc.backends.triton.steps import Step as ProgramStep
 from qcc.backends.triton.steps import launches_of, steps_of
 from qcc.errors import BuildError, CheckpointError, Problem
 from qcc.ir.context import QccContext
 from qcc.ir.program import ProgramOp, program_of
 from qcc.ir.store import WeightStore
 
+STEPS: tuple[Literal[64, 128, 256], ...] = (64, 128, 256)
+"""The steps of K that a kernel may take."""
 _AGAIN = "compile the model again"
 
 
@@ -46,7 +53,8 @@ class Project:
         self.plan = LaunchPlan.load(folder)
         _check_files(folder, self.plan)
         self.program = _read_program(folder / PROGRAM)
-        _check_calls(folder, self.plan, self.program)
+        self.steps = steps_of(self.program)
+        _check_calls(folder, self.plan, self.steps)
 
     def weights(self) -> WeightStore:
         """Read the weights."""
@@ -111,7 +119,7 @@ class CubinRunner:
         self._home = home or torch.device("cuda", _torch_ordinal())
         plan = project.plan
         self.arch = choose_architecture(plan, self._gpu.capability, self._gpu.name)
-        self._configs = {call.label: configs_of(call, plan, self.arch) for call in plan.calls}
+        self._variants = variants_of(project, self.arch)
         self._functions: dict[tuple[str, tuple[tuple[str, int], ...], int, int], Function] = {}
         for name, kernel in plan.kernels.items():
             for variant in kernel.variants.values():
@@ -125,11 +133,11 @@ class CubinRunner:
         """Where the tensors of a launch must be."""
         return self._home
 
-    def config(self, label: str, tokens: int) -> BlockConfig:
-        """Return the blocks that serve so many tokens in the contraction of a label."""
-        for most, config in self._configs[label]:
+    def variant(self, label: str, tokens: int) -> Variant:
+        """Return the kernel and the blocks that serve so many tokens in the contraction of a label."""
+        for most, variant in self._variants[label]:
             if most is None or tokens <= most:
-                return config
+                return variant
         raise BuildError(f"'{label}' is not compiled for {tokens} tokens", fix=_AGAIN)
 
     def run(self, launch: Launch) -> None:
@@ -171,15 +179,28 @@ def _torch_ordinal() -> int:
     return torch.cuda.current_device()
 
 
-def configs_of(call: CallEntry, plan: LaunchPlan, arch: str) -> list[tuple[int | None, BlockConfig]]:
-    """Return the blocks of a contraction on an architecture, each with the most tokens that it serves."""
-    found: list[tuple[int | None, BlockConfig]] = []
-    for one in call.choices[arch] if call.n else ():
-        variant: VariantEntry = plan.kernels[call.kernel].variants[one.variant]
-        given, warps = variant.constants, variant.threads // 32
-        config = BlockConfig(given["BLOCK_M"], given["BLOCK_N"], warps, variant.stages, given["SPLIT_K"])
-        found.append((one.most_tokens, config))
+def variants_of(project: Project, arch: str) -> dict[str, list[tuple[int | None, Variant]]]:
+    """Return the kernels of every contraction on an architecture, each with the most tokens that it serves."""
+    found: dict[str, list[tuple[int | None, Variant]]] = {}
+    parts = dict(launches_of(project.steps))
+    for call in project.plan.calls:
+        part = parts[call.label]
+        if isinstance(part, GemmStep):
+            found[call.label] = [
+                (one.most_tokens, _variant(part.spec, one, project.plan)) for one in call.choices[arch]
+            ]
     return found
+
+
+def _variant(spec: GemmSpec, choice: ChoiceEntry, plan: LaunchPlan) -> Variant:
+    """Find the step in which a choice takes K by its kernel's name, and its blocks by the variant's entry."""
+    entry = plan.kernels[choice.kernel].variants[choice.variant]
+    given = entry.constants
+    config = BlockConfig(given["BLOCK_M"], given["BLOCK_N"], entry.threads // 32, entry.stages, given["SPLIT_K"])
+    for step in STEPS:
+        if kernel_name(taken := replace(spec, step=step)) == choice.kernel:
+            return Variant(taken, config)
+    raise CheckpointError(f"{choice.variant}: is not read by this version of qcc", fix=_AGAIN)
 
 
 def _key(
@@ -221,9 +242,9 @@ def _read_program(path: Path) -> ProgramOp:
     return program_of(module)
 
 
-def _check_calls(folder: Path, plan: LaunchPlan, program: ProgramOp) -> None:
+def _check_calls(folder: Path, plan: LaunchPlan, steps: tuple[ProgramStep, ...]) -> None:
     """Hold the program to its launch plan: another version of qcc may read other kernels from it."""
-    found = [(label, kernel_name(part.spec)) for label, part in launches_of(steps_of(program))]
+    found = [(label, kernel_name(part.spec)) for label, part in launches_of(steps)]
     if found != [(call.label, call.kernel) for call in plan.calls]:
         raise CheckpointError(
             f"{folder}: qcc {plan.qcc} wrote the project, and this one reads it differently", fix=_AGAIN

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from xdsl.ir import Block, Operation, SSAValue
 
-from qcc.backends.triton.config import BlockConfig
+from qcc.backends.triton.config import BlockConfig, Variant
 from qcc.backends.triton.launch import Codes, Launch, Scratch, code_stride, gemm_launch, row_launch, scratch_sizes
 from qcc.backends.triton.lower import GemmStep, RowStep
 from qcc.backends.triton.pack import DTYPES, PackedWeight
@@ -47,8 +47,8 @@ class Runner(Protocol):
         """Where the tensors of a launch must be."""
         ...
 
-    def config(self, label: str, tokens: int) -> BlockConfig:
-        """Return the blocks that serve so many tokens in the contraction of a label."""
+    def variant(self, label: str, tokens: int) -> Variant:
+        """Return the kernel and the blocks that serve so many tokens in the contraction of a label."""
         ...
 
     def run(self, launch: Launch) -> None:
@@ -201,7 +201,8 @@ class TritonProgram:
         scale = _optional(step.out_scale, values)
         out = _fresh_output(spec, tokens, weight.rows, self._runner.device)
         if tokens:
-            config = self._runner.config(label, tokens)
+            variant = self._runner.variant(label, tokens)
+            spec, config = variant.spec, variant.config
             scratch = self._memory.scratch(spec, config, tokens, weight.rows)
             operands = [
                 _operand(_tensor(values[one]), combine, weight.rows)

@@ -17,8 +17,9 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.triton.aot import SCRATCH
 from qcc.backends.triton.config import BlockConfig
-from qcc.backends.triton.contents import Call, Contents
+from qcc.backends.triton.contents import Call, Choice, Contents
 from qcc.backends.triton.gates import Inspected
+from qcc.backends.triton.geometry import geometry_of
 from qcc.backends.triton.launch_plan import (
     ArchitectureEntry,
     ArgumentEntry,
@@ -33,6 +34,7 @@ from qcc.backends.triton.launch_plan import (
 )
 from qcc.backends.triton.render import PTX_MODULE, kernel_source, ptx_source
 from qcc.backends.triton.signature import signature
+from qcc.backends.triton.spec import GemmSpec
 from qcc.version import __version__
 
 PROGRAM = "program.mlir"
@@ -80,12 +82,12 @@ def write_tables(plan: LaunchPlan, folder: Path) -> None:
 
 def _kernel_entry(folder: Path, contents: Contents, kernel: str, made: Sequence[Inspected]) -> KernelEntry:
     """Write source and cubins of a kernel."""
-    spec = made[0].variant.spec
+    spec = made[0].build.spec
     source = kernel_source(spec, contents.origins.get(kernel, ""))
     (folder / f"{kernel}.py").write_text(source, "utf-8")
     variants: dict[str, dict[str, Inspected]] = {}
-    for one in sorted(made, key=lambda one: (one.variant.name, one.cubin.arch.capability)):
-        variants.setdefault(one.variant.name, {})[one.cubin.arch.name] = one
+    for one in sorted(made, key=lambda one: (one.build.name, one.cubin.arch.capability)):
+        variants.setdefault(one.build.name, {})[one.cubin.arch.name] = one
     return KernelEntry(
         what=_what(source),
         source=f"{kernel}.py",
@@ -107,14 +109,14 @@ def _what(source: str) -> str:
 
 def _variant_entry(folder: Path, by_arch: Mapping[str, Inspected]) -> VariantEntry:
     first = next(iter(by_arch.values()))
-    config = first.variant.config
+    config = first.build.config
     grid = GridEntry(channels=None, tokens=1, parts=1)
     if isinstance(config, BlockConfig):
         grid = GridEntry(channels=config.block_n, tokens=config.block_m, parts=config.split_k)
     return VariantEntry(
         constants=config.constants,
         threads=first.cubin.warps * 32,
-        stages=first.variant.stages,
+        stages=first.build.stages,
         grid=grid,
         cubins={arch: _cubin_entry(folder, one) for arch, one in by_arch.items()},
     )
@@ -122,7 +124,7 @@ def _variant_entry(folder: Path, by_arch: Mapping[str, Inspected]) -> VariantEnt
 
 def _cubin_entry(folder: Path, one: Inspected) -> CubinEntry:
     cubin, figures = one.cubin, one.figures
-    file = f"{one.variant.name}.{cubin.arch.name}.cubin"
+    file = f"{one.build.name}.{cubin.arch.name}.cubin"
     (folder / file).write_bytes(cubin.code)
     return CubinEntry(
         file=file,
@@ -146,13 +148,15 @@ def _call_entry(call: Call) -> CallEntry:
         kernel=call.kernel,
         n=call.channels,
         k=call.columns,
-        steps=call.steps,
         weights=dict(call.weights),
-        choices={
-            arch: tuple(ChoiceEntry(most_tokens=one.most_tokens, variant=one.kernel.variant.name) for one in choices)
-            for arch, choices in call.choices.items()
-        },
+        choices={arch: tuple(_choice_entry(call, one) for one in choices) for arch, choices in call.choices.items()},
     )
+
+
+def _choice_entry(call: Call, one: Choice) -> ChoiceEntry:
+    build = one.kernel.build
+    steps = geometry_of(build.spec).steps(call.columns) if isinstance(build.spec, GemmSpec) else 1
+    return ChoiceEntry(most_tokens=one.most_tokens, kernel=build.kernel, variant=build.name, steps=steps)
 
 
 def weight_entries(path: Path) -> dict[str, WeightEntry]:
@@ -197,6 +201,7 @@ def c_context(plan: LaunchPlan) -> dict[str, object]:
         }
         for name, kernel, one in named
     ]
+    called = {call.kernel for call in plan.calls}
     index = {name: place for place, (name, _, _) in enumerate(named)}
     return {
         "name": plan.name,
@@ -206,7 +211,7 @@ def c_context(plan: LaunchPlan) -> dict[str, object]:
         "variants": variants,
         "scratch": SCRATCH,
         "weights": [{"name": _c_text(name), **one.model_dump()} for name, one in plan.weights.items()],
-        "kernels": [_c_kernel(name, one) for name, one in plan.kernels.items()],
+        "kernels": [_c_kernel(name, one) for name, one in plan.kernels.items() if name in called],
         "calls": [_c_call(call, constant, capability, index) for call, constant in _constants(plan.calls)],
     }
 
@@ -243,7 +248,7 @@ def _c_call(
     call: CallEntry, constant: str, capability: Mapping[str, int], index: Mapping[str, int]
 ) -> dict[str, object]:
     return {
-        **call.model_dump(include={"kernel", "n", "k", "steps"}),
+        **call.model_dump(include={"kernel", "n", "k"}),
         "label": _c_text(call.label),
         "constant": constant,
         "choices": [
@@ -251,6 +256,7 @@ def _c_call(
                 "capability": capability[arch],
                 "most_tokens": one.most_tokens or 0,
                 "variant": index[one.variant],
+                "steps": one.steps,
                 "name": one.variant,
             }
             for arch, choices in call.choices.items()

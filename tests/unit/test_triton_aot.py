@@ -13,12 +13,12 @@ from qcc.backends.triton.aot import CompileJob, Cubin, compile_kernels, unfit
 from qcc.backends.triton.architectures import ARCHITECTURES, parse_architectures
 from qcc.backends.triton.config import BlockConfig, RowConfig
 from qcc.backends.triton.gates import Inspected, check_gates
-from qcc.backends.triton.jobs import Variant, compile_job
+from qcc.backends.triton.jobs import KernelBuild, compile_job
 from qcc.backends.triton.sass import read_cubin
 from qcc.backends.triton.spec import GemmSpec, RowSpec
 from qcc.errors import BuildError
 
-SMALL = Variant(GemmSpec(4, 128, "i8", bias="f16"), BlockConfig(16, 128))
+SMALL = KernelBuild(GemmSpec(4, 128, "i8", bias="f16"), BlockConfig(16, 128))
 THREE = parse_architectures([])
 
 
@@ -52,7 +52,7 @@ def test_settings_of_the_user_change_nothing(cubins: tuple[Cubin, ...], monkeypa
 
 
 def test_a_row_kernel_compiles_without_spills() -> None:
-    variant = Variant(RowSpec("f16", norm="rms", norm_weight=True), RowConfig.of(512))
+    variant = KernelBuild(RowSpec("f16", norm="rms", norm_weight=True), RowConfig.of(512))
     (cubin,) = compile_kernels([compile_job(variant, ARCHITECTURES["sm_90"])])
     figures = read_cubin(cubin.code, variant.tile)
     assert figures.spills == 0
@@ -60,7 +60,7 @@ def test_a_row_kernel_compiles_without_spills() -> None:
 
 
 def test_a_spilling_kernel_is_refused() -> None:
-    variant = Variant(GemmSpec(4, 32, "i8"), BlockConfig(128, 128, warps=4, stages=2))
+    variant = KernelBuild(GemmSpec(4, 32, "i8"), BlockConfig(128, 128, warps=4, stages=2))
     (cubin,) = compile_kernels([compile_job(variant, ARCHITECTURES["sm_90"])])
     with pytest.raises(BuildError, match="spills registers"):
         check_gates([Inspected(variant, cubin, read_cubin(cubin.code, variant.tile))])
@@ -68,7 +68,7 @@ def test_a_spilling_kernel_is_refused() -> None:
 
 def test_offenders_are_named_together_and_good_kernels_do_not_hide_them() -> None:
     # eight partial sums of 128 x 128 need more tensor memory than there is; Triton alone would compile a trap
-    trap = compile_job(Variant(GemmSpec(4, 32, "i8"), BlockConfig(128, 128, 8, 3)), ARCHITECTURES["sm_100"])
+    trap = compile_job(KernelBuild(GemmSpec(4, 32, "i8"), BlockConfig(128, 128, 8, 3)), ARCHITECTURES["sm_100"])
     broken = replace(compile_job(SMALL, ARCHITECTURES["sm_80"]), source="def w4a8_g128_bias_f16(:\n")
     large = compile_job(replace(SMALL, config=BlockConfig(128, 128, 8, 8)), ARCHITECTURES["sm_86"])
     good = compile_job(SMALL, ARCHITECTURES["sm_90"])

@@ -9,16 +9,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
 from qcc.backends.triton import driver
 from qcc.backends.triton.driver import Device
 from qcc.backends.triton.launch_plan import LaunchPlan
-from qcc.backends.triton.load import CubinRunner, Project
 from qcc.backends.triton.project import fnv1a, write_tables
 from qcc.errors import BuildError
+from tests.triton_runner import build_fake_cuda
 
-HERE = Path(__file__).parent
 CODE = b"\177ELF" + bytes(range(200))
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-Wpedantic"]
 
@@ -39,7 +37,7 @@ int main(int count, char **texts) {
     rows_arguments rows = {.inputs = 4096, .k = 64, .eps = 0.5f};
     status = rows_launch(program, QCC_CALL_LAYER_ROWS, tokens, NULL, &rows, &error);
     if (!status) {
-        gemm_arguments gemm = {.inputs = 1 << 20, .words = 32, .m = (int32_t)tokens, .n = 200};
+        gemm_arguments gemm = {.inputs = 1 << 20, .words = 32, .m = (int32_t)tokens};
         if (count > 4) gemm.words = 33;
         status = gemm_launch(program, QCC_CALL_LAYER, tokens, NULL, &gemm, &error);
     }
@@ -92,7 +90,7 @@ def plan() -> LaunchPlan:
         "scratch": 2,
         "arguments": [
             *(argument(name, "*i8", True) for name in ("inputs", "words")),
-            *(argument(name, "i32") for name in ("m", "n")),
+            *(argument(name, "i32") for name in ("m", "steps")),
         ],
         "variants": {
             "gemm.small": variant("gemm.small", 128, 16, 4, both),
@@ -107,12 +105,12 @@ def plan() -> LaunchPlan:
         "arguments": [argument("inputs", "*fp32", True), argument("k", "i32", True), argument("eps", "fp32")],
         "variants": {"rows.b256": variant("rows.b256", None, 1, 1, both)},
     }
-    call = {"label": "layer", "kernel": "gemm", "n": 200, "k": 64, "steps": 1, "weights": {}}
-    small = {"most_tokens": 16, "variant": "gemm.small"}
-    every = {"most_tokens": None, "variant": "rows.b256"}
+    call = {"label": "layer", "kernel": "gemm", "n": 200, "k": 64, "weights": {}}
+    small = {"most_tokens": 16, "kernel": "gemm", "variant": "gemm.small", "steps": 5}
+    every = {"most_tokens": None, "kernel": "rows", "variant": "rows.b256", "steps": 1}
     choices = {
         "sm_80": [{**small, "most_tokens": 100}],
-        "sm_90": [small, {"most_tokens": None, "variant": "gemm.large"}],
+        "sm_90": [small, {**small, "most_tokens": None, "variant": "gemm.large", "steps": 9}],
     }
     return LaunchPlan.model_validate(
         {
@@ -134,12 +132,7 @@ def plan() -> LaunchPlan:
 
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
-    folder = tmp_path_factory.mktemp("driver")
-    library = folder / "libcuda.so.1"
-    subprocess.run(["gcc", *FLAGS, "-shared", "-fPIC", str(HERE / "fake_cuda.c"), "-o", str(library)], check=True)
-    return library
+    return build_fake_cuda(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +188,7 @@ def test_c_launches_with_grid_shared_memory_and_arguments(run: Run) -> None:
     rows, gemm = (note for note in run.notes if note.startswith("cuLaunchKernel"))
     half = int.from_bytes(bytes(ctypes.c_float(0.5)), "little")
     assert rows == f"cuLaunchKernel 7 1 1 block 128 1 1 shared 65536 stream (nil) : 4096 64 {half} 0 0"
-    assert gemm == "cuLaunchKernel 2 1 4 block 128 1 1 shared 65536 stream (nil) : 1048576 32 7 200 0 0"
+    assert gemm == "cuLaunchKernel 2 1 4 block 128 1 1 shared 65536 stream (nil) : 1048576 32 7 5 0 0"
     assert run.notes.count("cuFuncSetAttribute 8 65536") == 3
     assert "cuDevicePrimaryCtxRelease depth 0" in run.notes
     assert sum(note.startswith("cuModuleUnload") for note in run.notes) == 3
@@ -323,24 +316,3 @@ def test_python_says_what_the_driver_refuses(device: Path, monkeypatch: pytest.M
     with pytest.raises(BuildError, match="cuLaunchKernel fails"):
         gpu.launch(function, (1, 1, 1), 0, [])
     gpu.close()
-
-
-class Written(Project):
-    """A project of which only plan and cubins exist."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.plan = folder, plan()
-
-
-def test_python_loads_the_kernels_of_its_gpu(built: Path, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = torch.device("cpu")
-    runner = CubinRunner(Written(built), Device(), home)
-    assert [runner.config("layer", tokens).block_m for tokens in (1, 16, 17, 5000)] == [16, 16, 64, 64]
-    monkeypatch.setenv("FAKE_CUDA_CAPABILITY", "86")
-    runner = CubinRunner(Written(built), Device(), home)
-    assert runner.arch == "sm_80"
-    with pytest.raises(BuildError, match="not compiled for 101 tokens"):
-        runner.config("layer", 101)
-    monkeypatch.setenv("FAKE_CUDA_CAPABILITY", "103")
-    with pytest.raises(BuildError, match=r"compiled for sm_80, sm_90; GPU 'Paper GPU 0' has compute capability 10\.3"):
-        CubinRunner(Written(built), Device(), home)

@@ -15,27 +15,28 @@ pytest.importorskip("triton")
 
 import qcc
 from qcc.backends.base import BackendOptions
-from qcc.backends.triton import backend, build
+from qcc.backends.triton import backend, build, driver
 from qcc.backends.triton import load as triton_load
 from qcc.backends.triton.backend import TritonBackend
+from qcc.backends.triton.driver import Device
 from qcc.backends.triton.emulate import EmulatedDevice
 from qcc.backends.triton.golden import golden_problems, read_golden
 from qcc.backends.triton.launch_plan import CubinEntry, LaunchPlan
-from qcc.backends.triton.load import LazyProgram, Project, choose_architecture
+from qcc.backends.triton.load import CubinRunner, LazyProgram, Project, choose_architecture
 from qcc.errors import BuildError, CheckpointError, QccError, ShapeError, UnsupportedOp
 from qcc.ir.store import WeightStore
-from tests.triton_runner import EmulatedRunner
+from tests.triton_runner import EmulatedRunner, build_fake_cuda
 
 
 def mlp() -> torch.nn.Module:
     torch.manual_seed(1)
-    layers = torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 32, bias=False), torch.nn.Tanh()
+    layers = torch.nn.Linear(128, 192), torch.nn.ReLU(), torch.nn.Linear(192, 32, bias=False), torch.nn.Tanh()
     return torch.nn.Sequential(*layers).eval()
 
 
 def compile_mlp(output: Path, arch: tuple[str, ...] = ("sm_90",)) -> qcc.Compiled:
     rows = torch.export.Dim("rows", min=1, max=40)
-    example = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
+    example = torch.randn(5, 128, generator=torch.Generator().manual_seed(2))
     return qcc.compile(
         mlp(), (example,), dynamic_shapes=({0: rows},), recipe="w4a8", target="triton", arch=arch, output=output
     )
@@ -95,14 +96,17 @@ def test_everything_that_is_promised_is_there(project: Path) -> None:
 def test_calls_cover_every_number_of_tokens_once(project: Path) -> None:
     plan = LaunchPlan.load(project)
     contractions = [call for call in plan.calls if call.n]
-    assert [(call.n, call.k) for call in contractions] == [(96, 64), (32, 96)]
+    assert [(call.n, call.k) for call in contractions] == [(192, 128), (32, 192)]
     for call in contractions:
         most = [one.most_tokens for one in call.choices["sm_90"]]
         assert most == sorted(most)
-        assert most[0] == 16
         assert most[-1] >= 40
         assert set(call.weights) >= {"words", "scales"}
         assert set(call.weights.values()) <= set(plan.weights)
+    # 192 columns are no whole number of the smaller steps that more tokens would take
+    first, second = (len(call.choices["sm_90"]) for call in contractions)
+    assert first > 1
+    assert second == 1
 
 
 def test_the_plan_says_where_weights_lie_in_the_file(project: Path) -> None:
@@ -144,16 +148,16 @@ def test_an_empty_batch_launches_nothing(project: Path, emulated: EmulatedDevice
     runner = EmulatedRunner(Project(project), emulated)
     program = LazyProgram(project, runner)
     with pytest.raises(ShapeError):
-        program.run({"input": torch.zeros(0, 64)})
+        program.run({"input": torch.zeros(0, 128)})
     assert not runner.launched
 
 
 def test_inputs_that_do_not_fit_are_named(project: Path, emulated: EmulatedDevice) -> None:
     program = LazyProgram(project, EmulatedRunner(Project(project), emulated))
     with pytest.raises(ShapeError, match="float16"):
-        program.run({"input": torch.zeros(3, 64, dtype=torch.float16)})
+        program.run({"input": torch.zeros(3, 128, dtype=torch.float16)})
     with pytest.raises(ShapeError, match="'other'"):
-        program.run({"input": torch.zeros(3, 64), "other": torch.zeros(1)})
+        program.run({"input": torch.zeros(3, 128), "other": torch.zeros(1)})
     with pytest.raises(ShapeError, match="65"):
         program.run({"input": torch.zeros(3, 65)})
     with pytest.raises(ShapeError, match="missing"):
@@ -172,7 +176,7 @@ def test_bytes_repeat(artifact: Path, tmp_path: Path) -> None:
 def test_without_a_gpu_it_loads_and_says_at_the_first_call_what_is_missing(artifact: Path) -> None:
     compiled = qcc.load(artifact)
     with pytest.raises(BuildError, match="needs a GPU"):
-        compiled(torch.zeros(3, 64))
+        compiled(torch.zeros(3, 128))
     compiled.reset()
 
 
@@ -231,7 +235,7 @@ def test_kernels_for_other_gpus_are_refused_by_name(project: Path) -> None:
 def test_what_no_kernel_covers_is_named_before_anything_is_written(tmp_path: Path) -> None:
     # weight-only in float32: the kernels take float16 and bfloat16
     with pytest.raises(UnsupportedOp) as caught:
-        qcc.compile(mlp(), (torch.randn(4, 64),), recipe="w4", target="triton", output=tmp_path / "out.qcc")
+        qcc.compile(mlp(), (torch.randn(4, 128),), recipe="w4", target="triton", output=tmp_path / "out.qcc")
     assert len(caught.value.problems) == 2
     assert not (tmp_path / "out.qcc").exists()
     assert list(tmp_path.iterdir()) == []
@@ -239,9 +243,9 @@ def test_what_no_kernel_covers_is_named_before_anything_is_written(tmp_path: Pat
 
 def test_unknown_architectures_stop_before_the_model_is_read(tmp_path: Path) -> None:
     with pytest.raises(QccError, match="--arch sm_70"):
-        qcc.compile(mlp(), (torch.randn(4, 64),), target="triton", arch=["sm_70"], output=tmp_path / "out.qcc")
+        qcc.compile(mlp(), (torch.randn(4, 128),), target="triton", arch=["sm_70"], output=tmp_path / "out.qcc")
     with pytest.raises(QccError, match="target cpu has none"):
-        qcc.compile(mlp(), (torch.randn(4, 64),), target="cpu", arch=["sm_90"], output=tmp_path / "out.qcc")
+        qcc.compile(mlp(), (torch.randn(4, 128),), target="cpu", arch=["sm_90"], output=tmp_path / "out.qcc")
 
 
 def test_a_failing_build_leaves_nothing(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,3 +266,28 @@ def test_a_failing_build_leaves_nothing(artifact: Path, tmp_path: Path, monkeypa
     with pytest.raises(BuildError, match="not today"):
         TritonBackend().emit(module, store, None, BackendOptions(arch=("sm_90",)), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cubins_are_loaded_and_launched_for_the_gpu_at_hand(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "LIBRARIES", (str(build_fake_cuda(tmp_path)),))
+    monkeypatch.setenv("FAKE_CUDA_LOG", str(tmp_path / "log"))
+    read = Project(project)
+    runner = CubinRunner(read, Device(), torch.device("cpu"))
+    program = LazyProgram(project, runner)
+    outputs = program.run({"input": torch.zeros(17, 128)})
+    assert outputs["output"].shape == (17, 32)
+    program.close()
+    notes = (tmp_path / "log").read_text().splitlines()
+    launches = [note.split(" block ")[0] for note in notes if note.startswith("cuLaunchKernel")]
+    expected: list[str] = []
+    for label, channels in (("0", 192), ("2", 32)):
+        one = runner.variant(label, 17).config
+        expected += ["17 1 1", f"{-(-channels // one.block_n)} {-(-17 // one.block_m)} {one.split_k}"]
+    assert launches == [f"cuLaunchKernel {grid}" for grid in expected]
+    names = {note.split()[1] for note in notes if note.startswith("cuModuleGetFunction")}
+    assert names == set(read.plan.kernels)
+    monkeypatch.setenv("FAKE_CUDA_CAPABILITY", "100")
+    with pytest.raises(BuildError, match=r"compiled for sm_90; GPU 'Paper GPU 0' has compute capability 10\.0"):
+        CubinRunner(read, Device(), torch.device("cpu"))

@@ -8,7 +8,7 @@ from qcc.backends.triton.aot import Cubin
 from qcc.backends.triton.architectures import ARCHITECTURES
 from qcc.backends.triton.config import BlockConfig
 from qcc.backends.triton.gates import Inspected, check_gates, faults, instruction_limit, slow
-from qcc.backends.triton.jobs import Variant
+from qcc.backends.triton.jobs import KernelBuild
 from qcc.backends.triton.sass import Figures, Tile, figures_of, main_loop, parse_listing
 from qcc.backends.triton.spec import GemmSpec
 from qcc.errors import BuildError
@@ -84,7 +84,7 @@ def test_a_kernel_without_a_loop_has_no_matrix_instruction() -> None:
 
 
 def inspected(figures: Figures, spec: GemmSpec | None = None, arch: str = "sm_90", tokens: int = 16) -> Inspected:
-    variant = Variant(spec or GemmSpec(4, 128, "i8"), BlockConfig(tokens, 128))
+    variant = KernelBuild(spec or GemmSpec(4, 128, "i8"), BlockConfig(tokens, 128))
     cubin = Cubin(variant.name, variant.kernel, ARCHITECTURES[arch], arch, b"", 0, 4, "8.8", "3.9.0")
     return Inspected(variant, cubin, figures)
 
@@ -129,12 +129,12 @@ def test_instructions_are_limited_on_one_architecture_only() -> None:
     ],
 )
 def test_limits_at_sixteen_tokens(spec: GemmSpec, limit: float) -> None:
-    assert instruction_limit(inspected(GOOD, spec).variant) == pytest.approx(limit)
+    assert instruction_limit(inspected(GOOD, spec).build) == pytest.approx(limit)
 
 
 def test_smaller_groups_and_more_tokens_may_cost_more() -> None:
     def limit(group: int | None, tokens: int) -> float:
-        found = instruction_limit(inspected(GOOD, GemmSpec(4, group, "i8"), tokens=tokens).variant)
+        found = instruction_limit(inspected(GOOD, GemmSpec(4, group, "i8"), tokens=tokens).build)
         assert found is not None
         return found
 

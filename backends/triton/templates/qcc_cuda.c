@@ -229,13 +229,22 @@ void qcc_close(qcc_program *program) {
 
 int qcc_capability(const qcc_program *program) { return program->capability; }
 
-const qcc_variant *qcc_choose(const qcc_program *program, const qcc_call *call, uint32_t tokens) {
+static const qcc_choice *choice_of(const qcc_program *program, const qcc_call *call, uint32_t tokens) {
     for (uint32_t index = 0; index < call->choice_count; ++index) {
         const qcc_choice *one = &call->choices[index];
-        if (one->capability == program->arch && (!one->most_tokens || tokens <= one->most_tokens))
-            return &program->table->variants[one->variant];
+        if (one->capability == program->arch && (!one->most_tokens || tokens <= one->most_tokens)) return one;
     }
     return NULL;
+}
+
+const qcc_variant *qcc_choose(const qcc_program *program, const qcc_call *call, uint32_t tokens) {
+    const qcc_choice *one = choice_of(program, call, tokens);
+    return one ? &program->table->variants[one->variant] : NULL;
+}
+
+int32_t qcc_steps(const qcc_program *program, const qcc_call *call, uint32_t tokens) {
+    const qcc_choice *one = choice_of(program, call, tokens);
+    return one ? one->steps : 0;
 }
 
 static qcc_status check(const qcc_kernel *kernel, const void *const *values, qcc_error *error) {

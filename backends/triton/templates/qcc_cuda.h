@@ -72,20 +72,21 @@ typedef struct qcc_kernel {
     uint32_t argument_count;
 } qcc_kernel;
 
-/* Up to how many tokens (0: any number) a variant serves a call on an architecture. */
+/* Up to how many tokens (0: any number) a variant serves a call on an architecture, and the steps in which it takes K:
+ * the only argument that differs between the variants of a call. */
 typedef struct qcc_choice {
     int capability;
     uint32_t most_tokens;
     uint32_t variant;
+    int32_t steps;
 } qcc_choice;
 
-/* A place in the program where a kernel is launched. `n` channels, `k` columns, `steps` of K. */
+/* A place in the program where a kernel is launched: `n` channels (0 row-wise), `k` columns. */
 typedef struct qcc_call {
     const char *label;
     const qcc_kernel *kernel;
     uint32_t n;
     uint32_t k;
-    uint32_t steps;
     const qcc_choice *choices;
     uint32_t choice_count;
 } qcc_call;
@@ -114,7 +115,10 @@ void qcc_close(qcc_program *program);
 /* Compute capability of the GPU, as 90 for 9.0. */
 int qcc_capability(const qcc_program *program);
 
-/* The variant that serves a call of so many tokens: its blocks tell the size of the workspace. */
+/* The steps of K in a call of so many tokens, 0 if nothing serves it. Launch functions fill them in. */
+int32_t qcc_steps(const qcc_program *program, const qcc_call *call, uint32_t tokens);
+
+/* The variant that serves a call of so many tokens, or null: its blocks tell the size of the workspace. */
 const qcc_variant *qcc_choose(const qcc_program *program, const qcc_call *call, uint32_t tokens);
 
 /* Launch a kernel on a stream (a CUstream, null for the default one). `values[i]` is the address of argument i. */
