@@ -18,6 +18,7 @@ from torch import Tensor
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
+from qcc.backends.triton.aot import SCRATCH
 from qcc.backends.triton.architectures import Architecture
 from qcc.backends.triton.config import BlockConfig, Variant
 from qcc.backends.triton.driver import Device, Function
@@ -145,7 +146,7 @@ class CubinRunner:
         key = _key(kernel_name(launch.spec), launch.constants, launch.warps, launch.stages)
         function = self._functions[key]
         values = [_parameter(one) for one in launch.arguments.values()]
-        values += [ctypes.c_void_p()] * 2
+        values += [ctypes.c_void_p()] * SCRATCH
         stream = torch.cuda.current_stream(self._home).cuda_stream if self._home.type == "cuda" else 0
         self._gpu.launch(function, launch.grid, stream, values)
 
