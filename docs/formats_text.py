@@ -88,7 +88,9 @@ and `dense`, are not written.
 
 A level is a block, a dtype, and how its values are found. Blocks count elements of the trailing axes and -1 is a
 whole axis: `(1,-1)` is one scale a row (or token), `(1,32)` one per 32 columns, `tensor` one in all. The leaf comes
-first, the root last; blocks of a level tile those of the next, and the scale is the product of all.
+first, the root last; blocks of a level tile those of the next, and the scale is the product of all. Where a block
+does not divide an axis the last one is short: it is coded from the elements it has, nothing is padded. A recipe
+refuses such groups by name, because kernels want them whole.
 
 Dtypes are `f32`, `f16`, `bf16`, `e8m0`, `pow2` (both powers of two), `e4m3`, `e5m2`, `i1` .. `i8` and `u1` .. `u8`.
 
