@@ -1,7 +1,7 @@
 """Which blocks serve how many tokens of a contraction on a GPU, before it is known which of them compile well.
 
 The table of `qcc.backends.triton.config` says what is best. An epilogue with many operands, or small groups, may leave
-no registers for it: then the entries for fewer tokens follow, two of which do the same work.
+no registers for it: then the entries for fewer tokens follow, two of which do the same work, and shorter steps of K.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def _candidates(
     table: tuple[Variant, ...], sizes: Sizes, arch: Architecture, tokens: int | None
 ) -> tuple[Variant, ...]:
     found: list[Variant] = []
-    for one in (*reversed(table), Variant(table[0].spec, NARROW)):
+    short = _readable(Variant(replace(table[0].spec, step=128), table[0].config), table[0].spec, sizes.columns)
+    for one in dict.fromkeys((*reversed(table), short, Variant(table[0].spec, NARROW))):
         config, steps = one.config, geometry_of(one.spec).steps(sizes.columns)
         blocks = math.ceil(sizes.channels / config.block_n) * math.ceil((tokens or 0) / config.block_m)
         parts = parts_of(blocks, steps, arch.processors) if tokens is not None else 1

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +21,7 @@ import qcc
 from qcc.backends.base import BackendOptions
 from qcc.backends.triton import backend, build, driver
 from qcc.backends.triton import load as triton_load
+from qcc.backends.triton.architectures import ARCHITECTURES
 from qcc.backends.triton.backend import TritonBackend
 from qcc.backends.triton.driver import Device
 from qcc.backends.triton.emulate import EmulatedDevice
@@ -26,6 +31,8 @@ from qcc.backends.triton.load import CubinRunner, LazyProgram, Project, choose_a
 from qcc.errors import BuildError, CheckpointError, QccError, ShapeError, UnsupportedOp
 from qcc.ir.store import WeightStore
 from tests.triton_runner import EmulatedRunner, build_fake_cuda
+
+PAGE = Path(__file__).parents[2] / "docs" / "triton-project.md"
 
 
 def mlp() -> torch.nn.Module:
@@ -291,3 +298,35 @@ def test_cubins_are_loaded_and_launched_for_the_gpu_at_hand(
     monkeypatch.setenv("FAKE_CUDA_CAPABILITY", "100")
     with pytest.raises(BuildError, match=r"compiled for sm_90; GPU 'Paper GPU 0' has compute capability 10\.0"):
         CubinRunner(read, Device(), torch.device("cpu"))
+
+
+def test_the_c_program_of_the_page_runs_beside_a_project(project: Path, tmp_path: Path) -> None:
+    (source,) = re.findall(r"^```c\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    fake, folder = build_fake_cuda(tmp_path), Path(shutil.copytree(project, tmp_path / "triton"))
+    (folder / "app.c").write_text(source)
+    build = next(line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("cc ") and "app.c" in line)
+    subprocess.run([*shlex.split(build), "-Wall", "-Wextra", "-Werror"], check=True, cwd=folder)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(fake.parent)}
+    done = subprocess.run(["./app"], cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    calls = LaunchPlan.load(project).calls
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [call.label for call in calls]
+    environment["FAKE_CUDA_CAPABILITY"] = "80"
+    refused = subprocess.run(["./app"], cwd=folder, env=environment, check=False, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "compiled for sm_90; GPU 'Paper GPU 0'" in refused.stderr
+
+
+def test_the_page_names_every_status_and_architecture() -> None:
+    page = PAGE.read_text("utf-8")
+    header = (PAGE.parents[1] / "backends/triton/templates/qcc_cuda.h").read_text("utf-8")
+    statuses = set(re.findall(r"^    (QCC_[A-Z_]+)\b", header, re.MULTILINE))
+    assert len(statuses) == 8
+    assert not [name for name in statuses if f"`{name}`" not in page]
+    assert not [name for name in ARCHITECTURES if f"| `{name}` |" not in page]
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, PAGE.name, "exec"), {})
+    assert (tmp_path / "mlp.qcc" / "triton" / "launch.json").is_file()
