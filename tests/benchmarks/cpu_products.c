@@ -111,7 +111,9 @@ static double peak(const qcc_kernels *kernels, int threads) {
     const int64_t rounds = (int64_t)(BURST / 8 * 5e8);
     if (strcmp(kernels->isa, "avx512vnni") != 0) return 0;
     double operations = 0, start = now();
+#ifdef _OPENMP
 #pragma omp parallel for num_threads(threads) reduction(+ : operations)
+#endif
     for (int i = 0; i < threads; i++) operations += multiply(rounds);
     return operations / (now() - start) * 1e-9;
 }
@@ -122,7 +124,9 @@ static double reading(const uint8_t *weights, int threads, int64_t turn) {
     const uint8_t *at = weights + turn % (WEIGHT_BYTES / piece) * piece;
     uint64_t found = 0;
     const double start = now();
+#ifdef _OPENMP
 #pragma omp parallel for num_threads(threads) reduction(^ : found)
+#endif
     for (int i = 0; i < threads; i++) found ^= read_all(at + i * part, part);
     sink = found;
     return (double)(part * threads) / (now() - start) * 1e-9;
