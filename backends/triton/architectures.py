@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -44,7 +45,30 @@ ARCHITECTURES: dict[str, Architecture] = {
 """All architectures by name. Shared memory is the most a block may ask for (CUDA C++ Programming Guide, compute
 capabilities); `processors` are those of A100, A10, L40S, H100 SXM and B200; `mma` is for floats and for int8."""
 
+EARLIER_INT8 = {"sm_100": ((3, 8), "IMMA")}
+"""Versions of Triton (major, minor) before which products of int8 are another instruction than `mma` says: until 3.8
+they are multiplied on sm_100 from registers, as on sm_80, and only then in tensor memory."""
+
 DEFAULT = ("sm_80", "sm_90", "sm_100")
+
+
+def matrix_instruction(arch: Architecture, triton: str, *, integer: bool) -> str:
+    """Name the matrix instruction that a version of Triton, as `3.9.0`, makes of products on an architecture.
+
+    Raises:
+        BuildError: a version that does not begin with two numbers.
+    """
+    if not integer or arch.name not in EARLIER_INT8:
+        return arch.mma[integer]
+    before, earlier = EARLIER_INT8[arch.name]
+    return earlier if _release(triton) < before else arch.mma[integer]
+
+
+def _release(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        raise BuildError(f"the installed Triton calls itself version '{version}', which is no number")
+    return int(found.group(1)), int(found.group(2))
 
 
 def parse_architectures(names: Iterable[str]) -> tuple[Architecture, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qcc.backends.triton.aot import Cubin
+from qcc.backends.triton.architectures import matrix_instruction
 from qcc.backends.triton.jobs import KernelBuild
 from qcc.backends.triton.sass import Figures
 from qcc.backends.triton.spec import GemmSpec
@@ -66,11 +67,10 @@ def faults(one: Inspected) -> list[Problem]:
         what = f"spills registers: {figures.spills} loads and stores, {figures.stack} bytes of stack a thread"
         found.append(Problem(one.where, what, "smaller blocks or more warps"))
     if isinstance(spec, GemmSpec):
-        expected = one.cubin.arch.mma[spec.integer]
+        expected = matrix_instruction(one.cubin.arch, one.cubin.triton, integer=spec.integer)
         if figures.mma.partition(".")[0] != expected:
-            found.append(
-                Problem(one.where, f"multiplies with {figures.mma or 'no matrix instruction'}, not {expected}")
-            )
+            what = f"multiplies with {figures.mma or 'no matrix instruction'}"
+            found.append(Problem(one.where, f"{what}, not {expected} as Triton {one.cubin.triton} should give"))
     return found
 
 

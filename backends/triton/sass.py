@@ -21,6 +21,9 @@ PLACE = re.compile(r"\((\.L_\w+)\)")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 MMA = re.compile(r"^(UTC)?[A-Z]*MMA$")
 SPILLS = ("STL", "LDL")
+TIMEOUT = 900.0
+"""Seconds for one of the tools, which need less than one on an idle machine: only a hung tool may end a build, and on a
+machine whose processors are shared among many builds a tool may wait for its turn longer than it runs."""
 WARP, WARP_GROUP = 32, 128
 """Threads that issue one matrix instruction together: four warps for wgmma (`HGMMA`), one warp before it."""
 
@@ -173,7 +176,7 @@ def read_cubin(code: bytes, tile: Tile | None) -> Figures:
 
 def _output(command: list[str]) -> str:
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{Path(command[0]).name} cannot be run: {error}") from error
     if result.returncode:

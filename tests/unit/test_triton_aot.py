@@ -31,7 +31,9 @@ def test_three_architectures_pass_the_gates(cubins: tuple[Cubin, ...]) -> None:
     inspected = [Inspected(SMALL, one, read_cubin(one.code, SMALL.tile)) for one in cubins]
     check_gates(inspected)
     assert [one.target for one in cubins] == ["sm_80", "sm_90a", "sm_100a"]
-    assert {one.figures.mma.partition(".")[0] for one in inspected} == {"IMMA", "IGMMA", "UTCIMMA"}
+    # what the installed version of Triton makes of int8 on sm_100 is spelled out in test_triton_sass.py
+    blackwell = "UTCIMMA" if tuple(map(int, cubins[0].triton.split(".")[:2])) >= (3, 8) else "IMMA"
+    assert [one.figures.mma.partition(".")[0] for one in inspected] == ["IMMA", "IGMMA", blackwell]
     assert all(one.figures.instructions_per_weight > 0.5 for one in inspected)
     assert all(one.warps == 4 and one.shared > 0 for one in cubins)
 
@@ -67,8 +69,10 @@ def test_a_spilling_kernel_is_refused() -> None:
 
 
 def test_offenders_are_named_together_and_good_kernels_do_not_hide_them() -> None:
-    # eight partial sums of 128 x 128 need more tensor memory than there is; Triton alone would compile a trap
-    trap = compile_job(KernelBuild(GemmSpec(4, 32, "i8"), BlockConfig(128, 128, 8, 3)), ARCHITECTURES["sm_100"])
+    # partial sums of 128 x 128 for each group need more tensor memory than there is; Triton alone would compile a trap.
+    # Floats are multiplied in tensor memory by every version of Triton, int8 only by later ones
+    spec = GemmSpec(4, 32, "f16", input_scale="none")
+    trap = compile_job(KernelBuild(spec, BlockConfig(128, 128, 8, 3)), ARCHITECTURES["sm_100"])
     broken = replace(compile_job(SMALL, ARCHITECTURES["sm_80"]), source="def w4a8_g128_bias_f16(:\n")
     large = compile_job(replace(SMALL, config=BlockConfig(128, 128, 8, 8)), ARCHITECTURES["sm_86"])
     good = compile_job(SMALL, ARCHITECTURES["sm_90"])

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,17 @@ def test_calls_cover_every_number_of_tokens_once(project: Path) -> None:
     assert [(call.n, call.k) for call in contractions] == [(192, 128), (32, 192)]
     for call in contractions:
         most = [one.most_tokens for one in call.choices["sm_90"]]
-        assert most == sorted(most)
+        assert most == sorted(set(most))
         assert most[-1] >= 40
         assert set(call.weights) >= {"words", "scales"}
         assert set(call.weights.values()) <= set(plan.weights)
-    # 192 columns are no whole number of the smaller steps that more tokens would take
-    first, second = (len(call.choices["sm_90"]) for call in contractions)
-    assert first > 1
-    assert second == 1
+        variants = [one.variant for one in call.choices["sm_90"]]
+        assert all(one != other for one, other in pairwise(variants))
+    # more tokens take shorter steps; 192 columns are padded to 256 for steps of 128, where steps of 64 would end sooner
+    first, second = ([one.kernel for one in call.choices["sm_90"]] for call in contractions)
+    assert first == [contractions[0].kernel, f"{contractions[0].kernel}_k64"]
+    assert set(second) == {contractions[1].kernel}
+    assert {one.steps for one in contractions[1].choices["sm_90"]} == {2}
 
 
 def test_the_plan_says_where_weights_lie_in_the_file(project: Path) -> None:

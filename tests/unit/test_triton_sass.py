@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qcc.backends.triton.aot import Cubin
-from qcc.backends.triton.architectures import ARCHITECTURES
+from qcc.backends.triton.architectures import ARCHITECTURES, matrix_instruction
 from qcc.backends.triton.config import BlockConfig
 from qcc.backends.triton.gates import Inspected, check_gates, faults, instruction_limit, slow
 from qcc.backends.triton.jobs import KernelBuild
@@ -83,9 +83,11 @@ def test_a_kernel_without_a_loop_has_no_matrix_instruction() -> None:
     assert figures_of(parse_listing(trap), 4, 0, Tile(128, 128, 128, 8)).mma == ""
 
 
-def inspected(figures: Figures, spec: GemmSpec | None = None, arch: str = "sm_90", tokens: int = 16) -> Inspected:
+def inspected(
+    figures: Figures, spec: GemmSpec | None = None, arch: str = "sm_90", tokens: int = 16, triton: str = "3.9.0"
+) -> Inspected:
     variant = KernelBuild(spec or GemmSpec(4, 128, "i8"), BlockConfig(tokens, 128))
-    cubin = Cubin(variant.name, variant.kernel, ARCHITECTURES[arch], arch, b"", 0, 4, "8.8", "3.9.0")
+    cubin = Cubin(variant.name, variant.kernel, ARCHITECTURES[arch], arch, b"", 0, 4, "8.8", triton)
     return Inspected(variant, cubin, figures)
 
 
@@ -110,6 +112,30 @@ def test_gates_name_every_offender() -> None:
         "multiplies with no matrix instruction",
     ]
     check_gates(kernels[:1])
+
+
+@pytest.mark.parametrize(
+    ("triton", "expected"),
+    [("3.6.0", "IMMA"), ("3.7.1", "IMMA"), ("3.8.0", "UTCIMMA"), ("3.9.0+git1a2b", "UTCIMMA"), ("3.10.0", "UTCIMMA")],
+)
+def test_int8_on_sm_100_is_what_the_version_of_triton_makes_of_it(triton: str, expected: str) -> None:
+    other = {"IMMA": "UTCIMMA", "UTCIMMA": "IMMA"}[expected]
+    good, bad = (Figures(80, 0, 0, name, 150, 1.25) for name in (expected, other))
+    assert not faults(inspected(good, arch="sm_100", triton=triton))
+    (problem,) = faults(inspected(bad, arch="sm_100", triton=triton))
+    assert problem.what == f"multiplies with {other}, not {expected} as Triton {triton} should give"
+
+
+def test_no_other_instruction_depends_on_the_version_of_triton() -> None:
+    for triton in ("3.6.0", "3.9.0"):
+        for arch in ARCHITECTURES.values():
+            assert matrix_instruction(arch, triton, integer=False) == arch.mma[0]
+            assert arch.name == "sm_100" or matrix_instruction(arch, triton, integer=True) == arch.mma[1]
+
+
+def test_a_version_that_is_no_number_is_told() -> None:
+    with pytest.raises(BuildError, match="version 'main'"):
+        matrix_instruction(ARCHITECTURES["sm_100"], "main", integer=True)
 
 
 def test_instructions_are_limited_on_one_architecture_only() -> None:
