@@ -35,6 +35,7 @@ from qcc.ir.store import WeightStore
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.settings import Settings, read_settings
+from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
@@ -57,6 +58,7 @@ class Options:
     dump_ir: Path | None = None
     threads: int = 0
     arch: tuple[str, ...] = ()
+    strict: bool = False
 
 
 def compile(
@@ -73,19 +75,21 @@ def compile(
     cc: str = "",
     threads: int = 0,
     arch: Sequence[str] = (),
+    strict: bool = False,
 ) -> Compiled:
     """Quantize a model by a recipe and compile it for a target.
 
     `source` is an exported program, a module with the `args` and `kwargs` to export it with, the path of a `.pt2` or a
     Hugging Face folder, or `package.module:callable`. The artifact is written to `output`, else to a temporary folder
     that lives as long as the result. `threads` 0 takes every core when the result runs. `arch` lists GPU architectures
-    to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
+    to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default. `strict`
+    refuses every fallback: a layer left in float that the recipe quantizes, an operation that no kernel computes.
 
     Raises:
         QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
     """
     _refuse_calibration(calibration)
-    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch))
+    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict)
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
         return _build(program, str(source) if isinstance(source, str | Path) else "", options, Path(output), _silent)
@@ -115,7 +119,10 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     run_passes(planning(recipe), QccContext(imported.store), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
-    return coverage_of(imported.module, None, {}, before)
+    coverage = coverage_of(imported.module, None, {}, before)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(imported.module))
+    return coverage
 
 
 def reload_source(
@@ -165,6 +172,8 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     run_passes(solving(), QccContext(store), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(module))
     say("running the interpreter for golden vectors")
     golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
@@ -174,6 +183,8 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
         save_file(example, str(folder / EXAMPLE))
         say(f"emitting and building for {options.target}")
         emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
+        if options.strict:
+            refuse_fallbacks(coverage, emitted.fallbacks)
         for message in emitted.messages:
             say(message)
         write_manifest(
@@ -192,7 +203,13 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
-    """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
+    """Return the passes that shape a module for a target; what the target is like reaches them as plain data.
+
+    Raises:
+        QccError: if plans are asked for where the target has no choice of them.
+    """
+    if settings.plans and not target.costs:
+        raise QccError(f"--set plan: target {target.name} has one plan, and none to choose", fix="leave it away")
     return targeting(
         target.epilogues,
         target.prologues,
