@@ -18,9 +18,10 @@ pytest.importorskip("triton")
 
 from qcc.backends.base import Tolerance
 from qcc.backends.triton.emulate import EmulatedDevice
-from qcc.golden import FLOAT_TOLERANCE
 from tests.every_backend import C_PLANS, c_differences, quantized, triton_differences
 
+CLOSE = Tolerance(relative=1e-2, absolute=1e-6)
+"""What a few codes may change that the last bit of a float moved by one, whatever quantization itself changed."""
 Source = tuple[nn.Module, dict[str, Tensor]]
 
 
@@ -124,8 +125,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_backends_agree(emulated_device: EmulatedDevice, name: str, tmp_path: Path) -> None:
-    # in none of them a code is moved by the last bit of a float, so that outputs differ by rounding alone
-    agree(*CASES[name], emulated_device, tmp_path, FLOAT_TOLERANCE)
+    agree(*CASES[name], emulated_device, tmp_path, CLOSE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
