@@ -75,7 +75,9 @@ def compile_(
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
     target: Annotated[str, typer.Option(help="What to emit code for: cpu.")] = "cpu",
-    calib: Annotated[Path | None, typer.Option(help="Calibration inputs; refused until a solver reads them.")] = None,
+    calib: Annotated[
+        Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,13 +105,14 @@ def compile_(
     with _errors(debug):
         from qcc.driver import Options, compile_source, plan_source
 
-        _refuse_unused(calib, arch)
+        _refuse_unused(arch)
         options = Options(
             recipe=recipe,
             target=target,
             settings=_settings(setting or []),
             cc=cc,
             dump_ir=dump_ir,
+            calib=calib,
         )
         if dry_run:
             with _progress(json_) as say:
@@ -121,12 +124,7 @@ def compile_(
         _report_compiled(source, options, output, compile_source, json_)
 
 
-def _refuse_unused(calib: Path | None, arch: str) -> None:
-    if calib is not None:
-        raise QccError(
-            "--calib: no solver or static scale of this version reads calibration data",
-            fix="leave it away; activations are quantized dynamically",
-        )
+def _refuse_unused(arch: str) -> None:
     if arch:
         raise QccError("--arch names GPU architectures, and target cpu has none", fix="leave it away")
 
