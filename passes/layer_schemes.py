@@ -117,6 +117,6 @@ def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str
         override["weights"] = {"format": "f32"} if scheme.weights.is_whole else weights
     if "activations" in roles:
         kept = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
-        activations = {**kept, "granularity": "token"}
+        activations = {**kept, "granularity": "tensor" if scheme.activations.when == "static" else "token"}
         override["activations"] = {"format": "f32"} if scheme.activations.is_whole else activations
     return override

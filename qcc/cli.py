@@ -75,7 +75,9 @@ def compile_(
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
     target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton.")] = "cpu",
-    calib: Annotated[Path | None, typer.Option(help="Calibration inputs; refused until a solver reads them.")] = None,
+    calib: Annotated[
+        Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,7 +105,6 @@ def compile_(
     with _errors(debug):
         from qcc.driver import Options, compile_source, plan_source
 
-        _refuse_unused(calib)
         options = Options(
             recipe=recipe,
             target=target,
@@ -111,6 +112,7 @@ def compile_(
             cc=cc,
             dump_ir=dump_ir,
             arch=tuple(one.strip() for one in arch.split(",") if one.strip()),
+            calib=calib,
         )
         if dry_run:
             with _progress(json_) as say:
@@ -120,14 +122,6 @@ def compile_(
         if output is None:
             raise QccError("compile needs -o OUT, the artifact to write", fix="or --dry-run to see the plan only")
         _report_compiled(source, options, output, compile_source, json_)
-
-
-def _refuse_unused(calib: Path | None) -> None:
-    if calib is not None:
-        raise QccError(
-            "--calib: no solver or static scale of this version reads calibration data",
-            fix="leave it away; activations are quantized dynamically",
-        )
 
 
 def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:

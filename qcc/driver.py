@@ -22,6 +22,8 @@ from qcc.admission import admit, check_architectures
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
 from qcc.backends.base import BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
+from qcc.calibrate.run import SampleRun
+from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
 from qcc.compiled import EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
@@ -57,6 +59,7 @@ class Options:
     dump_ir: Path | None = None
     threads: int = 0
     arch: tuple[str, ...] = ()
+    calib: Path | None = None
 
 
 def compile(
@@ -80,18 +83,20 @@ def compile(
     Hugging Face folder, or `package.module:callable`. The artifact is written to `output`, else to a temporary folder
     that lives as long as the result. `threads` 0 takes every core when the result runs. `arch` lists GPU architectures
     to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
+    `calibration` are argument tuples or dicts of keyword arguments that the model is called with, for static scales and
+    solvers.
 
     Raises:
         QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
     """
-    _refuse_calibration(calibration)
     options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch))
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
-        return _build(program, str(source) if isinstance(source, str | Path) else "", options, Path(output), _silent)
+        name = str(source) if isinstance(source, str | Path) else ""
+        return _build(program, name, options, Path(output), _silent, calibration)
     scratch = tempfile.TemporaryDirectory(prefix="qcc-")
     folder = Path(scratch.name) / "model.qcc"
-    _build(program, "", options, folder, _silent)
+    _build(program, "", options, folder, _silent, calibration)
     return Compiled(folder, threads=threads, keep=scratch)
 
 
@@ -135,15 +140,14 @@ def reload_source(
     return program.module(), lambda inputs: nest_arguments(manifest.signature, inputs)
 
 
-def _refuse_calibration(calibration: object) -> None:
-    if calibration is not None:
-        raise QccError(
-            "no solver or static scale of this version reads calibration data",
-            fix="leave calibration away; activations are quantized dynamically",
-        )
-
-
-def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
+def _build(
+    program: torch.export.ExportedProgram,
+    source: str,
+    options: Options,
+    output: Path,
+    say: Say,
+    calls: Iterable[Any] | None = None,
+) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
@@ -154,6 +158,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)
+    calibration = _calibration(imported, calls, options.calib, source)
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
@@ -162,7 +167,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store), module, trace.after)
+    run_passes(solving(), QccContext(store, calibration), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     say("running the interpreter for golden vectors")
@@ -189,6 +194,16 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
             ),
         )
     return Compiled(output, threads=options.threads)
+
+
+def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | None, source: str) -> SampleRun | None:
+    """Return what runs the samples that a compilation was given, if any."""
+    if calls is not None:
+        return SampleRun(samples_from_arguments(_signature(imported), calls))
+    if file is None:
+        return None
+    folder = Path(source) if source and Path(source).is_dir() else None
+    return SampleRun(samples_from_file(file, program_of(imported.module), folder))
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
