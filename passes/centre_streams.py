@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
-from qcc.ir.transformer import NormKind, NormOp
+from qcc.ir.transformer import NormKind
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,10 @@ class CentreStreams(ModulePass):
         Raises:
             IllegalFold: naming what is in the way of every stream that cannot be centred.
         """
-        from qcc.passes.legality import Kind, Refusals, keeps, streams
+        from qcc.passes.legality import Kind, Refusals, keeps, stream_norms, streams
 
         refusals = Refusals("baking the mean of LayerNorms", keep=keeps(self.illegal))
-        norms = [one for one in op.walk() if isinstance(one, NormOp) and one.kind.data is NormKind.LAYER]
-        plain = [one for one in norms if one.bias is None]
+        plain = [one for one in stream_norms(op) if one.kind.data is NormKind.LAYER and one.bias is None]
         proofs = streams(Kind.CENTRING, refusals, plain)
         refusals.raise_any()
         if not proofs:

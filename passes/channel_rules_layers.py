@@ -11,7 +11,7 @@ from qcc.ir.program import ProgramOp, ReturnOp, StateOp, UpdateStateOp
 from qcc.ir.transformer import AttentionOp, BatchNormOp, NormKind, NormOp, RopeOp, RopePairing
 from qcc.ir.types import type_of
 from qcc.passes.channel_trace import Kind, Rule, Trace
-from qcc.passes.channels import Atoms, Place, copied, same
+from qcc.passes.channels import Atoms, Place, copied, same, settle
 
 
 def on(trace: Trace, op: Operation, at: int | None, place: Place, axes: tuple[int, ...] | None = None) -> None:
@@ -134,7 +134,8 @@ def _scaled_norm(trace: Trace, op: NormOp, at: int | None, place: Place) -> None
     shared = place.atoms.reshape(-1, place.atoms.shape[-1])
     for row in shared[1:]:
         trace.tie(shared[0], row)
-    trace.affine[op] = place.on(op.result, (type_of(op.result).rank - 1,), shared[0])
+    on_last = place.on(op.result, (type_of(op.result).rank - 1,), shared[0])
+    settle(trace.affine.setdefault(op, []), on_last)
 
 
 def _centred_norm(trace: Trace, op: NormOp, at: int | None, place: Place) -> None:
@@ -143,7 +144,7 @@ def _centred_norm(trace: Trace, op: NormOp, at: int | None, place: Place) -> Non
         trace.block(op, "the mean of a norm's result cannot be baked into its weight", fix)
     if op.kind.data is not NormKind.LAYER or len(place.axes) > 1:
         trace.block(op, "it reads the mean of the channels", "")
-    trace.centred[op] = place
+    trace.centred[op] = None
 
 
 def _batch_norm(trace: Trace, op: BatchNormOp, at: int | None, place: Place) -> None:
@@ -175,7 +176,7 @@ def _rope(trace: Trace, op: RopeOp, at: int | None, place: Place) -> None:
             trace.tie(place.atoms[..., ::2], place.atoms[..., 1::2])
         if trace.kind is Kind.PERMUTATION:
             trace.alike = True
-            trace.ropes[op] = place.on(op.result)
+            settle(trace.ropes.setdefault(op, []), place.on(op.result))
     elif any(type_of(op.operands[index]).rank > last - min(place.axes) for index in (1, 2)):
         trace.block(op, "its angles differ along the axis that the channels lie on", "")
     on(trace, op, 0 if at is None else None, place)
@@ -247,7 +248,7 @@ def _state(trace: Trace, op: StateOp | UpdateStateOp, at: int | None, place: Pla
     program = op.parent_op()
     assert isinstance(program, ProgramOp)  # state is read and written in programs only
     key = op.key.data
-    trace.states[key] = place
+    settle(trace.states.setdefault(key, []), place.on(op.operands[0] if op.operands else op.results[0]))
     for other in program.body.walk():
         if isinstance(other, StateOp) and other.key.data == key:
             on(trace, other, None, place)

@@ -21,7 +21,7 @@ from qcc.ir.base import location_of
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import ConstantOp, ProgramOp, ReturnOp, WeightOp
 from qcc.ir.transformer import NormOp, RopeOp
-from qcc.passes.channels import OUTSIDE, Atoms, Misplaced, Place, same, united
+from qcc.passes.channels import OUTSIDE, Atoms, Misplaced, Place, settle
 
 
 class Kind(StrEnum):
@@ -84,13 +84,13 @@ class Trace:
         self.kind, self.size, self.cuts = kind, size, cuts
         self.choices = choices
         self.graph: nx.DiGraph[SSAValue] = nx.DiGraph()
-        self.places: dict[tuple[SSAValue, bool], Place] = {}
-        self.bindings: dict[tuple[Operation, int, bool], Binding] = {}
-        self.states: dict[str, Place] = {}
-        self.affine: dict[NormOp, Place] = {}
-        self.centred: dict[NormOp, Place] = {}
-        self.inserted: dict[SSAValue, Place] = {}
-        self.ropes: dict[RopeOp, Place] = {}
+        self.places: dict[SSAValue, list[Place]] = {}
+        self.bound: dict[tuple[Operation, int], list[Place]] = {}
+        self.states: dict[str, list[Place]] = {}
+        self.affine: dict[NormOp, list[Place]] = {}
+        self.centred: dict[NormOp, None] = {}
+        self.inserted: dict[SSAValue, list[Place]] = {}
+        self.ropes: dict[RopeOp, list[Place]] = {}
         self.positive: dict[Operation, None] = {}
         self.cells: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
         self.tied: nx.Graph[int] = nx.Graph()
@@ -109,11 +109,11 @@ class Trace:
         """
         self.graph.add_node(seed.value)
         if insert:
-            self.inserted[seed.value] = seed
+            settle(self.inserted.setdefault(seed.value, []), seed)
         self._add(seed)
         while self._pending:
             place = self._pending.pop()
-            if self.places[place.value, place.dual] is not place:
+            if not any(one is place for one in self.places[place.value]):
                 continue  # a larger one has taken its place
             self._now = place
             self._visit(place, table)
@@ -123,7 +123,7 @@ class Trace:
         if isinstance(owner, Block):
             self._refuse_input(owner, place.value)
         if isinstance(owner, self.cuts):
-            self.inserted[place.value] = place
+            settle(self.inserted.setdefault(place.value, []), place)
         elif place.value not in self.inserted:
             self._apply(table, owner, None, place)
         for use in list(place.value.uses):
@@ -148,10 +148,7 @@ class Trace:
             self.block(op, "it reads the mean of the channels", "")
         owner = place.value.owner
         if at is not None and isinstance(owner, WeightOp):
-            key = (op, at, place.dual)
-            held = self.bindings.get(key)
-            atoms = place.atoms if held is None else united(held.place.atoms, place.atoms)
-            self.bindings[key] = Binding(op, at, place.on(place.value, None, atoms))
+            settle(self.bound.setdefault((op, at), []), place)
         elif isinstance(owner, ConstantOp):
             self.constant(op, owner)
         else:
@@ -160,19 +157,9 @@ class Trace:
             self._add(place)
 
     def _add(self, place: Place) -> None:
-        key = (place.value, place.dual)
-        held = self.places.get(key)
-        if held is not None:
-            if held.axes != place.axes:
-                raise Misplaced("the channels lie on it in two ways")
-            if same(held.atoms, atoms := united(held.atoms, place.atoms)):
-                return
-            place = place.on(place.value, None, atoms)
-        other = self.places.get((place.value, not place.dual))
-        if other is not None and bool(((other.atoms != OUTSIDE) & (place.atoms != OUTSIDE)).any()):
-            raise Misplaced("it would carry the transform and its inverse at once")
-        self.places[key] = place
-        self._pending.append(place)
+        settled = settle(self.places.setdefault(place.value, []), place)
+        if settled is not None:
+            self._pending.append(settled)
 
     def constant(self, op: Operation, owner: ConstantOp) -> None:
         """Accept a number in place of channels if the transform leaves it as it is."""

@@ -68,15 +68,40 @@ def same(one: Atoms, other: Atoms) -> bool:
     return one.shape == other.shape and bool(np.array_equal(one, other))
 
 
-def united(one: Atoms, other: Atoms) -> Atoms:
-    """Join two layouts of one value.
+def settle(held: list[Place], new: Place) -> Place | None:
+    """Put a place among those of one value; return what is new to follow, or None if it was known.
+
+    Places on one value are disjoint: queries and keys that lie side by side in one tensor are two places, so that
+    each holds every channel of a copy once.
 
     Raises:
-        Misplaced: if a position would be two channels.
+        Misplaced: if a position would be two channels, carry the transform and its inverse, or a channel would lie on
+            two positions of one place.
     """
-    if one.shape != other.shape or bool(((one != other) & (one != OUTSIDE) & (other != OUTSIDE)).any()):
-        raise Misplaced("two different channels would lie on one position")
-    return np.where(one == OUTSIDE, other, one)
+    inside = new.atoms != OUTSIDE
+    met: Place | None = None
+    for one in held:
+        if one.axes != new.axes or one.atoms.shape != new.atoms.shape:
+            raise Misplaced("the channels lie on it in two ways")
+        shared = inside & (one.atoms != OUTSIDE)
+        if not bool(shared.any()):
+            continue
+        if one.dual != new.dual:
+            raise Misplaced("it would carry the transform and its inverse at once")
+        if met is not None or bool((one.atoms[shared] != new.atoms[shared]).any()):
+            raise Misplaced("two different channels would lie on one position")
+        met = one
+    if met is not None:
+        atoms = np.where(inside, new.atoms, met.atoms)
+        if same(atoms, met.atoms):
+            return None
+        held.remove(met)
+        new = new.on(new.value, None, atoms)
+    present = new.atoms[new.atoms != OUTSIDE]
+    if len(np.unique(present)) < len(present):
+        raise Misplaced("one channel would lie on two positions")
+    held.append(new)
+    return new
 
 
 def copied(atoms: Atoms, copies: int, size: int) -> Atoms:

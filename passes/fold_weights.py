@@ -123,10 +123,11 @@ def fold(module: ModuleOp, store: WeightStore, proof: Proof, transform: Transfor
     old one with `suffix` behind a slash.
     """
     rewrite_bindings(module, store, proof.bindings, transform, suffix)
-    for key, place in proof.states.items():
-        store[key] = transform_tensor(store.tensor(key), place, transform)
-    for norm, place in proof.affine.items():
-        scale_norm(module, store, norm, place, transform, suffix)
+    for key, places in proof.states.items():
+        for place in places:
+            store[key] = transform_tensor(store.tensor(key), place, transform)
+    for norm, places in proof.affine.items():
+        scale_norm(module, store, norm, places, transform, suffix)
 
 
 def rewrite_bindings(
@@ -183,16 +184,18 @@ def _untie(
 
 
 def scale_norm(
-    module: ModuleOp, store: WeightStore, norm: NormOp, place: Place, transform: Transform, suffix: str
+    module: ModuleOp, store: WeightStore, norm: NormOp, places: Sequence[Place], transform: Transform, suffix: str
 ) -> NormOp:
     """Let the weight and the bias of a norm carry a diagonal: gamma * f, beta * f; `rms_plus1` keeps its one."""
     shift = 1.0 if norm.kind.data is NormKind.RMS_PLUS1 else 0.0
-    at = Place(norm.result, (0,), place.atoms, place.dual)
     gamma, beta = affine_of(store, norm)
-    gamma = torch.ones(len(place.atoms), dtype=torch.float64) if gamma is None else gamma
-    scaled = transform_tensor(gamma + shift, at, transform) - shift
-    beta = None if beta is None else transform_tensor(beta, at, transform)
-    return replace_norm(module, store, norm, norm.kind.data.value, scaled, beta, suffix)
+    gamma = torch.ones(len(places[0].atoms), dtype=torch.float64) if gamma is None else gamma
+    gamma = gamma + shift
+    for place in places:
+        at = Place(norm.result, (0,), place.atoms, place.dual)
+        gamma = transform_tensor(gamma, at, transform)
+        beta = None if beta is None else transform_tensor(beta, at, transform)
+    return replace_norm(module, store, norm, norm.kind.data.value, gamma - shift, beta, suffix)
 
 
 def affine_of(store: WeightStore, norm: NormOp) -> tuple[Tensor | None, Tensor | None]:

@@ -20,18 +20,19 @@ from dataclasses import dataclass, field
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import StringAttr
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from qcc.errors import IllegalFold, Problem
 from qcc.ir.base import location_of
 from qcc.ir.transformer import NormOp, RopeOp
 from qcc.ir.types import type_of
+from qcc.passes.annotate_groups import RESIDUAL_STREAM, annotate_groups
 from qcc.passes.channel_rules_data import RULES
 from qcc.passes.channel_trace import Binding, Blocked, Kind, Trace, Undecided
 from qcc.passes.channels import Misplaced, Place, whole
 
-__all__ = ["Binding", "Kind", "Place", "Proof", "Refusals", "keeps", "prove", "space_on", "streams"]
+__all__ = ["Binding", "Kind", "Place", "Proof", "Refusals", "keeps", "prove", "space_on", "stream_norms", "streams"]
 
 NOT_FOLDED = "not_folded"
 """Name of the attribute that says why an operation could not be folded."""
@@ -55,11 +56,11 @@ class Proof:
     size: int
     places: tuple[Place, ...]
     bindings: tuple[Binding, ...]
-    states: Mapping[str, Place]
-    affine: Mapping[NormOp, Place]
+    states: Mapping[str, Sequence[Place]]
+    affine: Mapping[NormOp, Sequence[Place]]
     centred: tuple[NormOp, ...]
     inserted: tuple[Place, ...]
-    ropes: Mapping[RopeOp, Place]
+    ropes: Mapping[RopeOp, Sequence[Place]]
     classes: NDArray[np.int64]
     cells: NDArray[np.int64]
     alike: bool
@@ -169,12 +170,12 @@ def _proof(trace: Trace, seed: Place) -> Proof:
         kind=trace.kind,
         seed=seed,
         size=trace.size,
-        places=tuple(trace.places.values()),
-        bindings=tuple(trace.bindings.values()),
+        places=tuple(one for held in trace.places.values() for one in held),
+        bindings=tuple(Binding(*use, one) for use, held in trace.bound.items() for one in held),
         states=dict(trace.states),
         affine=dict(trace.affine),
         centred=tuple(trace.centred),
-        inserted=tuple(trace.inserted.values()),
+        inserted=tuple(one for held in trace.inserted.values() for one in held),
         ropes=dict(trace.ropes),
         classes=classes,
         cells=trace.cells,
@@ -187,6 +188,15 @@ def _proof(trace: Trace, seed: Place) -> Proof:
 def _where(value: SSAValue) -> str:
     owner = value.owner
     return (location_of(owner) or owner.name) if isinstance(owner, Operation) else "an input of the program"
+
+
+def stream_norms(module: ModuleOp) -> list[NormOp]:
+    """Return the norms that read a residual stream: a value that additions join with the output of a layer."""
+    annotate_groups(module)
+    norms = [one for one in module.walk() if isinstance(one, NormOp)]
+    return [
+        one for one in norms if isinstance(one.input.owner, Operation) and RESIDUAL_STREAM in one.input.owner.attributes
+    ]
 
 
 def streams(kind: Kind, refusals: Refusals, norms: Sequence[NormOp]) -> list[Proof]:
