@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation
 
 from qcc.errors import Problem
-from qcc.ir.base import LAYER, location_of
+from qcc.ir.base import KEPT_BY_RECIPE, LAYER, location_of
 from qcc.ir.dims import product
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
@@ -68,7 +68,7 @@ def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
 
 def _reason(layer: LinearOp | ConvOp, weights: WeightScheme) -> str:
     if weights.is_float:
-        return "the recipe keeps its weights in float"
+        return KEPT_BY_RECIPE
     if not isinstance(layer.weight.owner, WeightOp):
         return "its weight is computed at run time"
     if isinstance(layer, ConvOp) and (groups := layer.groups.value.data) != 1:

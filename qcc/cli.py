@@ -89,6 +89,9 @@ def compile_(
     arch: Annotated[str, typer.Option(help="GPU architectures of target triton; default sm_80,sm_90,sm_100.")] = "",
     cc: Annotated[str, typer.Option("--cc", help="C compiler; default $CC, then cc, gcc, clang.")] = "",
     dump_ir: Annotated[Path | None, typer.Option(help="Write the module after every pass into this folder.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse every fallback: layers left in float, operations without a kernel.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done per layer; build nothing.")
     ] = False,
@@ -113,6 +116,7 @@ def compile_(
             dump_ir=dump_ir,
             arch=tuple(one.strip() for one in arch.split(",") if one.strip()),
             calib=calib,
+            strict=strict,
         )
         if dry_run:
             with _progress(json_) as say:

@@ -37,6 +37,7 @@ from qcc.ir.store import WeightStore
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.settings import Settings, read_settings
+from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
@@ -60,6 +61,7 @@ class Options:
     threads: int = 0
     arch: tuple[str, ...] = ()
     calib: Path | None = None
+    strict: bool = False
 
 
 def compile(
@@ -76,6 +78,7 @@ def compile(
     cc: str = "",
     threads: int = 0,
     arch: Sequence[str] = (),
+    strict: bool = False,
 ) -> Compiled:
     """Quantize a model by a recipe and compile it for a target.
 
@@ -84,12 +87,13 @@ def compile(
     that lives as long as the result. `threads` 0 takes every core when the result runs. `arch` lists GPU architectures
     to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
     `calibration` are argument tuples or dicts of keyword arguments that the model is called with, for static scales and
-    solvers.
+    solvers. `strict` refuses every fallback: a layer left in float that the recipe quantizes, an operation that no kernel
+    computes.
 
     Raises:
         QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
     """
-    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch))
+    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict=strict)
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
         name = str(source) if isinstance(source, str | Path) else ""
@@ -120,7 +124,10 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     run_passes(planning(recipe), QccContext(imported.store), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
-    return coverage_of(imported.module, None, {}, before)
+    coverage = coverage_of(imported.module, None, {}, before)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(imported.module))
+    return coverage
 
 
 def reload_source(
@@ -170,6 +177,8 @@ def _build(
     run_passes(solving(), QccContext(store, calibration), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(module))
     say("running the interpreter for golden vectors")
     golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
@@ -179,6 +188,8 @@ def _build(
         save_file(example, str(folder / EXAMPLE))
         say(f"emitting and building for {options.target}")
         emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
+        if options.strict:
+            refuse_fallbacks(coverage, emitted.fallbacks)
         for message in emitted.messages:
             say(message)
         write_manifest(
@@ -207,7 +218,13 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
-    """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
+    """Return the passes that shape a module for a target; what the target is like reaches them as plain data.
+
+    Raises:
+        QccError: if plans are asked for where the target has no choice of them.
+    """
+    if settings.plans and not target.costs:
+        raise QccError(f"--set plan: target {target.name} has one plan, and none to choose", fix="leave it away")
     return targeting(
         target.epilogues,
         target.prologues,
