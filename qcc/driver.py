@@ -48,7 +48,7 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for, beside the model."""
+    """What a compilation is asked for, beside the model; without `golden`, no example is run or kept."""
 
     recipe: RecipeSource = "w8a8"
     target: str = "cpu"
@@ -56,6 +56,7 @@ class Options:
     cc: str = ""
     dump_ir: Path | None = None
     threads: int = 0
+    golden: bool = True
 
 
 def compile(
@@ -86,10 +87,15 @@ def compile(
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
         return _build(program, str(source) if isinstance(source, str | Path) else "", options, Path(output), _silent)
+    return compile_program(program, options)
+
+
+def compile_program(program: torch.export.ExportedProgram, options: Options) -> Compiled:
+    """Compile an exported program to a folder that lives as long as the result."""
     scratch = tempfile.TemporaryDirectory(prefix="qcc-")
     folder = Path(scratch.name) / "model.qcc"
     _build(program, "", options, folder, _silent)
-    return Compiled(folder, threads=threads, keep=scratch)
+    return Compiled(folder, threads=options.threads, keep=scratch)
 
 
 def compile_source(source: str, options: Options, output: Path, say: Say = _silent) -> tuple[Compiled, float]:
@@ -146,7 +152,7 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     chosen = BackendOptions(name=settings.name, cc=options.cc or None, threads=options.threads or None)
     imported = import_program(program)
     before = store_bytes(imported.store)
-    example = _example(program, imported)
+    example = _example(program, imported) if options.golden else {}
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
@@ -158,13 +164,16 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     run_passes(solving(), QccContext(store), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
-    say("running the interpreter for golden vectors")
-    golden = golden_of(module, store, float_module, float_store, example)
+    golden = None
+    if options.golden:
+        say("running the interpreter for golden vectors")
+        golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
         (folder / PROGRAM).write_text(module_text(module), "utf-8")
         store.save(folder / WEIGHTS)
-        (folder / EXAMPLE).parent.mkdir()
-        save_file(example, str(folder / EXAMPLE))
+        if options.golden:
+            (folder / EXAMPLE).parent.mkdir()
+            save_file(example, str(folder / EXAMPLE))
         say(f"emitting and building for {options.target}")
         emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
         for message in emitted.messages:
