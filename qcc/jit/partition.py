@@ -145,9 +145,15 @@ def _returned_views(graph: GraphModule) -> set[Node]:
     found: set[Node] = set()
     ends = cast(Iterable[Any], graph.graph.output_node().args[0])
     for node in ends:
-        while isinstance(node, Node) and node.op == "call_function" and getattr(node.target, "is_view", False):
+        while isinstance(node, Node) and is_view(node):
+            source = node.args[0]
+            if node.target is operator.getitem:
+                if not isinstance(source, Node) or not is_view(source):
+                    break
+                # all pieces of one tensor stay together
+                found.update(source.users)
             found.add(node)
-            node = node.args[0]
+            node = source
     return found
 
 
