@@ -51,7 +51,7 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for, beside the model."""
+    """What a compilation is asked for, beside the model; without `golden`, no example is run or kept."""
 
     recipe: RecipeSource = "w8a8"
     target: str = "cpu"
@@ -62,6 +62,7 @@ class Options:
     arch: tuple[str, ...] = ()
     calib: Path | None = None
     strict: bool = False
+    golden: bool = True
 
 
 def compile(
@@ -87,8 +88,8 @@ def compile(
     that lives as long as the result. `threads` 0 takes every core when the result runs. `arch` lists GPU architectures
     to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
     `calibration` are argument tuples or dicts of keyword arguments that the model is called with, for static scales and
-    solvers. `strict` refuses every fallback: a layer left in float that the recipe quantizes, an operation that no kernel
-    computes.
+    solvers. `strict` refuses every fallback: a layer left in float that the recipe quantizes, an operation that no
+    kernel computes.
 
     Raises:
         QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
@@ -98,10 +99,17 @@ def compile(
     if output is not None:
         name = str(source) if isinstance(source, str | Path) else ""
         return _build(program, name, options, Path(output), _silent, calibration)
+    return compile_program(program, options, calibration)
+
+
+def compile_program(
+    program: torch.export.ExportedProgram, options: Options, calibration: Iterable[Any] | None = None
+) -> Compiled:
+    """Compile an exported program to a folder that lives as long as the result."""
     scratch = tempfile.TemporaryDirectory(prefix="qcc-")
     folder = Path(scratch.name) / "model.qcc"
     _build(program, "", options, folder, _silent, calibration)
-    return Compiled(folder, threads=threads, keep=scratch)
+    return Compiled(folder, threads=options.threads, keep=scratch)
 
 
 def compile_source(source: str, options: Options, output: Path, say: Say = _silent) -> tuple[Compiled, float]:
@@ -164,7 +172,7 @@ def _build(
     )
     imported = import_program(program)
     before = store_bytes(imported.store)
-    example = _example(program, imported)
+    example = _example(program, imported) if options.golden else {}
     calibration = _calibration(imported, calls, options.calib, source)
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
@@ -179,13 +187,16 @@ def _build(
     coverage = coverage_of(module, store, unsolved, before)
     if options.strict:
         refuse_fallbacks(coverage, backend.fallbacks(module))
-    say("running the interpreter for golden vectors")
-    golden = golden_of(module, store, float_module, float_store, example)
+    golden = None
+    if options.golden:
+        say("running the interpreter for golden vectors")
+        golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
         (folder / PROGRAM).write_text(module_text(module), "utf-8")
         store.save(folder / WEIGHTS)
-        (folder / EXAMPLE).parent.mkdir()
-        save_file(example, str(folder / EXAMPLE))
+        if options.golden:
+            (folder / EXAMPLE).parent.mkdir()
+            save_file(example, str(folder / EXAMPLE))
         say(f"emitting and building for {options.target}")
         emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
         if options.strict:
