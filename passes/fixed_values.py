@@ -259,7 +259,7 @@ class Scope:
         return self.add(RequantOp(value, multiplier, shift, scalar, low=limits[0], high=limits[1]))
 
     def aligned(self, fixed: Fixed, scale: float) -> Fixed:
-        """Bring a value to one scale in `i32`: at most half a step of it off, exactly where the ratio is a power of 2."""
+        """Bring a value to one scale in `i32`: at most half a step off, exactly where the ratio is a power of two."""
         reach = math.ceil(fixed.bound / scale) + 1
         value = self.rounded(fixed, Target(scale, -reach, reach, wide=True))
         low = math.floor(fixed.least / scale) - 1 if fixed.least > -math.inf else -reach

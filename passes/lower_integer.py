@@ -4,8 +4,9 @@
 
 The program is that of `quantize-values` with its scales from `calibrate` and its weights from `solve-weights`. Every
 float value becomes an integer tensor and a scale known at compile time; rounding to codes happens where the program has
-a static `quantize`, by `requant` (at most 1/2 + 2**-9 steps off, halves up where `quantize` takes them to even). What each operation becomes, and how far it may be from the real function, is said in the rooms:
-`lower_integer_contraction`, `lower_integer_elementwise`, `lower_integer_rows`.
+a static `quantize`, by `requant` (at most 1/2 + 2**-9 steps off, halves up where `quantize` takes them to even). What
+each operation becomes, and how far it may be from the real function, is said in the rooms: `lower_integer_contraction`,
+`lower_integer_elementwise`, `lower_integer_rows`.
 
 Integers never leave 64 bits: every one has an interval, from the formats and the weights themselves, and what does not
 fit is refused. Refused are also all operations without an integer form, all at once; operations on integers and truth
