@@ -31,6 +31,7 @@ class Capabilities:
     every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
     says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
     what a byte of memory traffic costs in the same terms; without any plan, contractions keep the one they were given.
+    `architectures` are the names that `--arch` may list, none where a target has none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Capabilities:
     accumulator_bits: int = 64
     costs: tuple[PlanCost, ...] = ()
     byte_cost: float = 0.0
+    architectures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

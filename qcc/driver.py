@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from qcc.admission import admit
+from qcc.admission import admit, check_architectures
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
 from qcc.backends.base import BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
@@ -56,6 +56,7 @@ class Options:
     cc: str = ""
     dump_ir: Path | None = None
     threads: int = 0
+    arch: tuple[str, ...] = ()
 
 
 def compile(
@@ -71,18 +72,20 @@ def compile(
     settings: Mapping[str, str] | None = None,
     cc: str = "",
     threads: int = 0,
+    arch: Sequence[str] = (),
 ) -> Compiled:
     """Quantize a model by a recipe and compile it for a target.
 
     `source` is an exported program, a module with the `args` and `kwargs` to export it with, the path of a `.pt2` or a
     Hugging Face folder, or `package.module:callable`. The artifact is written to `output`, else to a temporary folder
-    that lives as long as the result. `threads` 0 takes every core when the result runs.
+    that lives as long as the result. `threads` 0 takes every core when the result runs. `arch` lists GPU architectures
+    to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
 
     Raises:
         QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
     """
     _refuse_calibration(calibration)
-    options = Options(recipe, target, settings or {}, cc, None, threads)
+    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch))
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
         return _build(program, str(source) if isinstance(source, str | Path) else "", options, Path(output), _silent)
@@ -104,6 +107,7 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     """Say what a compilation would do to each layer, without solving weights or building anything."""
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
+    check_architectures(backend.capabilities, options.arch)
     settings = read_settings(options.settings, options.target)
     say(f"loading {source}")
     imported = import_program(load_source(source))
@@ -142,8 +146,11 @@ def _refuse_calibration(calibration: object) -> None:
 def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
+    check_architectures(backend.capabilities, options.arch)
     settings = read_settings(options.settings, options.target)
-    chosen = BackendOptions(name=settings.name, cc=options.cc or None, threads=options.threads or None)
+    chosen = BackendOptions(
+        name=settings.name, cc=options.cc or None, arch=options.arch, threads=options.threads or None
+    )
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)

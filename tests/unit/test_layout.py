@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "qcc.interpreter": {"qcc.errors", "qcc.numerics", "qcc.ir"},
     "qcc.recipes": {"qcc.errors", "qcc.numerics", "qcc.ir"},
     "qcc.passes": {"qcc.errors", "qcc.numerics", "qcc.ir", "qcc.recipes"},
+    # what torch computes between the kernels of a GPU follows the meanings of the interpreter's table
+    "qcc.backends.triton": {"qcc.errors", "qcc.numerics", "qcc.ir", "qcc.interpreter", "qcc.version", "qcc.backends"},
     "qcc.backends": {"qcc.errors", "qcc.numerics", "qcc.ir"},
 }
 
