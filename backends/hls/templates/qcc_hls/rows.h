@@ -23,20 +23,75 @@ root_digits:
   return root;
 }
 
-/* Softmax of rows of G::CHANNELS integers: e = G::exponential(max - x), y = floor((2 unit e + s) / 2 s), s the sum of
-   the e. Elements whose mask is 0 count nowhere and give 0. */
+/* What follows the maximum of a row: e = G::exponential(max - x), y = floor((2 unit e + s) / 2 s), s the sum of the e. */
+template <class G, class X, class Y, int P>
+void softmax_row(const vec<X, P> row[G::CHANNELS / P], const vec<ap_uint<1>, P> kept[G::CHANNELS / P], int most,
+                 bool any, hls::stream<vec<Y, P>> &out) {
+#pragma HLS INLINE
+  constexpr int CF = G::CHANNELS / P;
+  vec<unsigned, P> powers[CF];
+  uwide_t sum = 0;
+softmax_sum:
+  for (int c = 0; c < CF; c++) {
+#pragma HLS PIPELINE II=1
+    vec<unsigned, P> power;
+    for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+      int distance = most - int(row[c][p]);
+      power[p] = kept[c][p] == 1 ? unsigned(G::exponential(distance < G::TABLE ? distance : G::TABLE - 1)) : 0u;
+      sum += power[p];
+    }
+    powers[c] = power;
+  }
+  uwide_t divisor = any ? 2 * sum : 2;
+softmax_divide:
+  for (int c = 0; c < CF; c++) {
+#pragma HLS PIPELINE II=1
+    vec<Y, P> y;
+    for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+      y[p] = Y(int((2 * uwide_t(G::UNIT) * powers[c][p] + sum) / divisor));
+    }
+    out.write(y);
+  }
+}
+
+/* Softmax of rows of G::CHANNELS integers. */
+template <class G, class X, class Y, int P> void softmax(hls::stream<vec<X, P>> &in, hls::stream<vec<Y, P>> &out) {
+  static_assert(G::CHANNELS % P == 0, "a token stays within the row");
+  constexpr int CF = G::CHANNELS / P;
+  vec<X, P> row[CF];
+  vec<ap_uint<1>, P> kept[CF];
+softmax_rows:
+  for (int r = 0; r < G::ROWS; r++) {
+    int most = 0;
+  softmax_max:
+    for (int c = 0; c < CF; c++) {
+#pragma HLS PIPELINE II=1
+      vec<X, P> x = in.read();
+      row[c] = x;
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        if ((c == 0 && p == 0) || int(x[p]) > most) most = int(x[p]);
+        kept[c][p] = 1;
+      }
+    }
+    softmax_row<G, X, Y, P>(row, kept, most, true, out);
+  }
+}
+
+/* The same where a second stream says which elements count; the others give 0, as does a row that keeps none. */
 template <class G, class X, class Y, int P>
 void softmax_masked(hls::stream<vec<X, P>> &in, hls::stream<vec<ap_uint<1>, P>> &keep, hls::stream<vec<Y, P>> &out) {
   static_assert(G::CHANNELS % P == 0, "a token stays within the row");
   constexpr int CF = G::CHANNELS / P;
   vec<X, P> row[CF];
   vec<ap_uint<1>, P> kept[CF];
-  vec<ap_uint<32>, P> powers[CF];
-softmax_rows:
+masked_rows:
   for (int r = 0; r < G::ROWS; r++) {
     int most = 0;
     bool any = false;
-  softmax_max:
+  masked_max:
     for (int c = 0; c < CF; c++) {
 #pragma HLS PIPELINE II=1
       vec<X, P> x = in.read();
@@ -45,84 +100,13 @@ softmax_rows:
       kept[c] = mask;
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        int value = int(x[p]);
-        if (mask[p] == 1 && (!any || value > most)) {
-          most = value;
+        if (mask[p] == 1 && (!any || int(x[p]) > most)) {
+          most = int(x[p]);
           any = true;
         }
       }
     }
-    uwide_t sum = 0;
-  softmax_sum:
-    for (int c = 0; c < CF; c++) {
-#pragma HLS PIPELINE II=1
-      vec<ap_uint<32>, P> power;
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        int distance = most - int(row[c][p]);
-        bool counts = kept[c][p] == 1;
-        power[p] = counts ? G::exponential(distance < G::TABLE ? distance : G::TABLE - 1) : 0;
-        sum += power[p].to_uint();
-      }
-      powers[c] = power;
-    }
-    uwide_t divisor = any ? 2 * sum : 2;
-  softmax_divide:
-    for (int c = 0; c < CF; c++) {
-#pragma HLS PIPELINE II=1
-      vec<Y, P> y;
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        y[p] = Y(int((2 * uwide_t(G::UNIT) * powers[c][p].to_uint() + sum) / divisor));
-      }
-      out.write(y);
-    }
-  }
-}
-
-/* The same without a mask. */
-template <class G, class X, class Y, int P> void softmax(hls::stream<vec<X, P>> &in, hls::stream<vec<Y, P>> &out) {
-  static_assert(G::CHANNELS % P == 0, "a token stays within the row");
-  constexpr int CF = G::CHANNELS / P;
-  vec<X, P> row[CF];
-  vec<ap_uint<32>, P> powers[CF];
-softmax_rows:
-  for (int r = 0; r < G::ROWS; r++) {
-    int most = 0;
-  softmax_max:
-    for (int c = 0; c < CF; c++) {
-#pragma HLS PIPELINE II=1
-      vec<X, P> x = in.read();
-      row[c] = x;
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        int value = int(x[p]);
-        if ((c == 0 && p == 0) || value > most) most = value;
-      }
-    }
-    uwide_t sum = 0;
-  softmax_sum:
-    for (int c = 0; c < CF; c++) {
-#pragma HLS PIPELINE II=1
-      vec<ap_uint<32>, P> power;
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        int distance = most - int(row[c][p]);
-        power[p] = G::exponential(distance < G::TABLE ? distance : G::TABLE - 1);
-        sum += power[p].to_uint();
-      }
-      powers[c] = power;
-    }
-  softmax_divide:
-    for (int c = 0; c < CF; c++) {
-#pragma HLS PIPELINE II=1
-      vec<Y, P> y;
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        y[p] = Y(int((2 * uwide_t(G::UNIT) * powers[c][p].to_uint() + sum) / (2 * sum)));
-      }
-      out.write(y);
-    }
+    softmax_row<G, X, Y, P>(row, kept, most, any, out);
   }
 }
 
