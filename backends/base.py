@@ -6,7 +6,7 @@ never runs the interpreter itself. Backends never import one another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -31,6 +31,8 @@ class Capabilities:
     every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
     says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
     what a byte of memory traffic costs in the same terms; without any plan, contractions keep the one they were given.
+    `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
+    for values that it cannot take.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Capabilities:
     accumulator_bits: int = 64
     costs: tuple[PlanCost, ...] = ()
     byte_cost: float = 0.0
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    check_settings: Callable[[Mapping[str, str]], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,13 +132,14 @@ class LoadedProgram(Protocol):
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What the user may choose: compiler (`cc`, `arch`), threads, name of the program, and whether to build."""
+    """What the user may choose: compiler (`cc`, `arch`), threads, name of the program, whether to build, and settings."""
 
     name: str = "model"
     cc: str | None = None
     arch: tuple[str, ...] = ()
     threads: int | None = None
     build: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @runtime_checkable

@@ -15,7 +15,13 @@ def _cpu() -> Backend:
     return CpuBackend()
 
 
-TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu}
+def _hls() -> Backend:
+    from qcc.backends.hls.backend import HlsBackend
+
+    return HlsBackend()
+
+
+TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "hls": _hls}
 """Loaders of all backends by the name of their target."""
 
 

@@ -104,7 +104,7 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     """Say what a compilation would do to each layer, without solving weights or building anything."""
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
-    settings = read_settings(options.settings, options.target)
+    settings = read_settings(options.settings, backend.capabilities)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
@@ -142,8 +142,10 @@ def _refuse_calibration(calibration: object) -> None:
 def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
-    settings = read_settings(options.settings, options.target)
-    chosen = BackendOptions(name=settings.name, cc=options.cc or None, threads=options.threads or None)
+    settings = read_settings(options.settings, backend.capabilities)
+    chosen = BackendOptions(
+        name=settings.name, cc=options.cc or None, threads=options.threads or None, settings=settings.own
+    )
     imported = import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported)

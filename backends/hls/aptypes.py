@@ -22,7 +22,13 @@ PACKAGES = (
 )
 """Packages that carry the headers, and where inside."""
 
-HEADERS = ("ap_common.h", "ap_decl.h", "ap_int.h", "ap_int_base.h", "ap_int_ref.h", "ap_int_special.h", "etc/ap_private.h")
+HEADERS = tuple(
+    f"ap_{name}.h"
+    for name in (
+        "common", "decl", "int", "int_base", "int_ref", "int_special", "fixed", "fixed_base", "fixed_ref",
+        "fixed_special",
+    )
+) + ("etc/ap_private.h",)  # fmt: skip
 """What `ap_int.h` needs."""
 
 LICENCE = "Apache License, Version 2.0"
@@ -47,7 +53,7 @@ def find_headers() -> Path:
     raise BuildError(
         "simulating an HLS project needs the ap_int headers, which no installed package carries",
         problems,
-        fix=f"pip install 'qcc[hls]', or set {VARIABLE} to a folder with {HEADERS[2]}",
+        fix=f"pip install 'qcc[hls]', or set {VARIABLE} to a folder with ap_int.h",
     )
 
 

@@ -32,7 +32,7 @@ int main() {{
   hls::stream<vec<ap_int<8>, {simd}>> copy("copy");
   duplicate<{rows} * {k} / {simd}>(in2, in, copy);
   matvec<G, F>(in, out);
-  load_weights<G>(&G::word(0), w);
+  load_weights<{lanes}, {k} / {simd} * {n} / {pe}, {rows} / {tile}>(&G::word(0), w);
   matvec_streamed<G, F>(copy, w, out2);
   drain(out);
   drain(out2);

@@ -47,12 +47,12 @@ matvec_rows:
   }
 }
 
-/* Read the weights of a layer from memory once for every tile of rows. */
-template <class G> void load_weights(const lanes<G::LANES> *memory, hls::stream<lanes<G::LANES>> &out) {
+/* Read the words of a layer's weights from memory, once for every tile of rows. */
+template <int L, int WORDS, int TILES> void load_weights(const lanes<L> *memory, hls::stream<lanes<L>> &out) {
 load_tiles:
-  for (int tile = 0; tile < G::ROWS / G::TILE; tile++) {
+  for (int tile = 0; tile < TILES; tile++) {
   load_words:
-    for (int i = 0; i < G::N / G::PE * (G::K / G::SIMD); i++) {
+    for (int i = 0; i < WORDS; i++) {
 #pragma HLS PIPELINE II=1
       out.write(memory[i]);
     }
@@ -139,7 +139,7 @@ matmul_batch:
           vec<Y, G::PE> y;
           for (int p = 0; p < G::PE; p++) {
 #pragma HLS UNROLL
-            typename F::sum_t part = k == 0 ? F::bias(nf * G::PE + p) : sum[p];
+            typename F::sum_t part = k == 0 ? typename F::sum_t(0) : sum[p];
             part += x[0] * w[p];
             sum[p] = part;
             y[p] = F::apply(part, nf * G::PE + p);
