@@ -132,7 +132,7 @@ class LoadedProgram(Protocol):
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What the user may choose: compiler (`cc`, `arch`), threads, name of the program, whether to build, and settings."""
+    """What the user may choose: compiler (`cc`, `arch`), threads, name of the program, whether to build, settings."""
 
     name: str = "model"
     cc: str | None = None

@@ -22,13 +22,8 @@ PACKAGES = (
 )
 """Packages that carry the headers, and where inside."""
 
-HEADERS = tuple(
-    f"ap_{name}.h"
-    for name in (
-        "common", "decl", "int", "int_base", "int_ref", "int_special", "fixed", "fixed_base", "fixed_ref",
-        "fixed_special",
-    )
-) + ("etc/ap_private.h",)  # fmt: skip
+KINDS = "common decl int int_base int_ref int_special fixed fixed_base fixed_ref fixed_special"
+HEADERS = (*(f"ap_{kind}.h" for kind in KINDS.split()), "etc/ap_private.h")
 """What `ap_int.h` needs."""
 
 LICENCE = "Apache License, Version 2.0"

@@ -1,8 +1,8 @@
 """Hold emitted C++ to what tools for FPGAs take: checks on the text, made before a project is written and in tests.
 
-Loops have bounds known beforehand and one way out; every stream is written by one process and read by one; the depth of
-a FIFO is the same in its pragma and in simulation; every memory port says how deep it is; there are no floats, no memory
-from the heap, no recursion through pointers. What is unrolled stays within a limit.
+Loops have bounds known beforehand and one way out; every stream is written by one process and read by one; the depth
+of a FIFO is the same in its pragma and in simulation; every memory port says how deep it is; there are no floats, and no
+memory from the heap. What is unrolled stays within a limit.
 """
 
 from __future__ import annotations
@@ -55,15 +55,21 @@ def _check_text(path: str, text: str) -> list[Problem]:
     for number, line in enumerate(text.splitlines(), 1):
         where = f"{path}:{number}"
         problems += [Problem(where, what) for pattern, what in FORBIDDEN.items() if re.search(pattern, line)]
-        if "for (" in line and (found := LOOP.search(line)) is None:
-            problems.append(Problem(where, f"has a loop of another form: {line.strip()}"))
-        elif "for (" in line and found is not None:
-            name, _, condition, step = found.groups()
-            if not re.match(rf"{name} [<>]=? ", condition) or name not in step:
-                problems.append(Problem(where, f"has a loop whose bound is not static: {line.strip()}"))
+        if "for (" in line:
+            problems += _check_loop(where, line)
         if "m_axi" in line and "depth=" not in line:
             problems.append(Problem(where, "has a memory port without depth"))
     return problems
+
+
+def _check_loop(where: str, line: str) -> list[Problem]:
+    found = LOOP.search(line)
+    if found is None:
+        return [Problem(where, f"has a loop of another form: {line.strip()}")]
+    name, _, condition, step = found.groups()
+    if re.match(rf"{name} [<>]=? ", condition) and name in step:
+        return []
+    return [Problem(where, f"has a loop whose bound is not static: {line.strip()}")]
 
 
 def check_region(text: str, texts: Mapping[str, str]) -> list[Problem]:

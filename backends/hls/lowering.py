@@ -77,7 +77,7 @@ class Lowering:
         self.graph = Graph()
         self.values: dict[SSAValue, Value] = {}
         self.problems: list[Problem] = []
-        self._inputs = dict(zip(program.body.block.args, program.input_names, strict=True))
+        self._inputs: dict[SSAValue, str] = dict(zip(program.body.block.args, program.input_names, strict=True))
 
     def run(self, table: Table) -> Graph:
         """Lower every operation that the outputs depend on.

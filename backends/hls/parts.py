@@ -1,8 +1,8 @@
 """FPGAs that designs are held to: what each has, from the vendor's product tables.
 
-Zynq-7000: DS190. Artix-7: DS180. Zynq UltraScale+: DS891. Kria K26: DS987. Virtex UltraScale+: DS890. Alveo: DS962 (U200,
-U250), DS963 (U280), DS978 (U55C). Look-up tables and flip-flops are those of the whole device; boards whose shell takes
-a part have less.
+Zynq-7000: DS190. Artix-7: DS180. Zynq UltraScale+: DS891. Kria K26: DS987. Virtex UltraScale+: DS890. Alveo: DS962
+(U200, U250), DS963 (U280), DS978 (U55C). Look-up tables and flip-flops are those of the whole device; boards whose
+shell takes a part have less.
 """
 
 from __future__ import annotations

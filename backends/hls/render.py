@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -52,10 +52,13 @@ def _environment() -> Environment:
         trim_blocks=False,
         autoescape=False,
     )
-    environment.filters["numbers"] = _numbers
-    environment.filters["hexes"] = _hexes
-    environment.filters["element_type"] = element_type
-    environment.filters["anynonzero"] = _any_nonzero
+    filters: dict[str, Callable[[Array], object]] = {
+        "numbers": _numbers,
+        "hexes": _hexes,
+        "element_type": element_type,
+        "anynonzero": _any_nonzero,
+    }
+    environment.filters.update(filters)  # pyright: ignore[reportArgumentType, reportCallIssue] - filters take anything
     return environment
 
 

@@ -149,7 +149,7 @@ class ReduceUnit:
 
 @dataclass(frozen=True, eq=False)
 class DepthwiseUnit:
-    """A convolution of each channel by itself: int64 weights [window, channels, multiple], bias [channels * multiple]."""
+    """A convolution of each channel by itself: weights int64 [window, channels, multiple], bias [outputs]."""
 
     template: ClassVar[str] = "depthwise"
 

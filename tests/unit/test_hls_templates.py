@@ -17,7 +17,8 @@ def folded(weights: np.ndarray, pe: int, simd: int) -> np.ndarray:
 
 
 MATVEC = """
-struct G {{ static constexpr int ROWS = {rows}, K = {k}, N = {n}, SIMD = {simd}, PE = {pe}, TILE = {tile}, LANES = {lanes};
+struct G {{ static constexpr int ROWS = {rows}, K = {k}, N = {n}, SIMD = {simd}, PE = {pe}, TILE = {tile};
+  static constexpr int LANES = {lanes};
   typedef {codes} codes;
   static const lanes<LANES> &word(int i) {{ static const lanes<LANES> table[] = {table}; return table[i]; }} }};
 struct F {{ typedef ap_int<40> sum_t;
@@ -308,9 +309,10 @@ def test_quantizer_and_table_of_floats(tmp_path: Path) -> None:
     # codes -2..1 at thresholds -1.5, -0.0 and 2.5; no number is 0
     thresholds = np.array([-1.5, 0.0, 2.5], dtype=np.float32).view(np.uint32)
     keys = np.where(thresholds >> 31, ~thresholds, thresholds | 0x80000000).astype(np.uint32)
+    table = ", ".join(f"{key}u" for key in keys)
     text = f"""
 struct Q {{ static constexpr int TOKENS = 8, STEPS = 2, LOW = -2, NAN_CODE = 0;
-  static unsigned threshold(int i) {{ static const unsigned t[] = {{{", ".join(f"{k}u" for k in keys)}}}; return t[i]; }} }};
+  static unsigned threshold(int i) {{ static const unsigned t[] = {{{table}}}; return t[i]; }} }};
 struct D {{ static constexpr int TOKENS = 8, LOW = -2;
   static unsigned value(int i) {{ return 1000u * unsigned(i + 1); }} }};
 int main() {{

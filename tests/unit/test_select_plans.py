@@ -10,6 +10,7 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.backend import CpuBackend
 from qcc.backends.cpu.costs import COSTS
+from qcc.backends.targets import backend_of
 from qcc.errors import QccError
 from qcc.ir.context import QccContext
 from qcc.ir.kernel import contracts_of, kernel_of
@@ -20,7 +21,6 @@ from qcc.ir.types import SymbolAttr, tensor
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.select_plans import SelectPlans
-from qcc.backends.targets import backend_of
 from qcc.settings import Settings, read_settings
 from tests.modules import make
 
