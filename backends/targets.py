@@ -21,7 +21,13 @@ def _hls() -> Backend:
     return HlsBackend()
 
 
-TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "hls": _hls}
+def _triton() -> Backend:
+    from qcc.backends.triton.backend import TritonBackend
+
+    return TritonBackend()
+
+
+TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "hls": _hls, "triton": _triton}
 """Loaders of all backends by the name of their target."""
 
 

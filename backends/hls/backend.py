@@ -14,6 +14,7 @@ from qcc.backends.hls.render import memories_of
 from qcc.backends.hls.report import design_report, summary_lines
 from qcc.backends.hls.runtime import HlsProgram
 from qcc.backends.hls.settings import KEYS, read_hls_settings
+from qcc.errors import Problem
 from qcc.ir.store import WeightStore
 
 FOLDER = "hls"
@@ -43,6 +44,10 @@ class HlsBackend:
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
         """Return a copy of a module; integer-only programs need no other form."""
         return module.clone()
+
+    def fallbacks(self, module: ModuleOp) -> tuple[Problem, ...]:
+        """Return nothing: what has no unit is refused."""
+        return ()
 
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path
