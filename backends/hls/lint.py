@@ -1,8 +1,8 @@
 """Hold emitted C++ to what tools for FPGAs take: checks on the text, made before a project is written and in tests.
 
 Loops have bounds known beforehand and one way out; every stream is written by one process and read by one; the depth
-of a FIFO is the same in its pragma and in simulation; every memory port says how deep it is; there are no floats, and no
-memory from the heap. What is unrolled stays within a limit.
+of a FIFO is the same in its pragma and in simulation; every memory port says how deep it is; there are no floats, and
+no memory from the heap. What is unrolled stays within a limit.
 """
 
 from __future__ import annotations
