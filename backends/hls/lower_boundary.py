@@ -28,6 +28,8 @@ NEGATIVE_INFINITY = 0x007FFFFF
 """The key of the least number: `qcc::quantize` orders float32 by keys that rise with the value."""
 
 POSITIVE_INFINITY = 0xFF800000
+BEYOND = 0xFFFFFFFF
+"""A key above those of all numbers."""
 
 
 def _weight(low: Lowering, op: Operation) -> None:
@@ -70,7 +72,7 @@ def thresholds(qtype: QType, scales: tuple[Array, ...]) -> tuple[Array, int]:
     """Return the key of the least float32 of every code but the lowest, uint32, and the code of what is no number.
 
     Keys order all float32 by value, -0 before 0; codes that no number has repeat the key of the next one, or lie beyond
-    infinity.
+    infinity. There are 2**n - 1 keys.
     """
     decode = _integer_decode(qtype)
     codes = np.arange(decode.minimum + 1, decode.maximum + 1)
@@ -81,7 +83,10 @@ def thresholds(qtype: QType, scales: tuple[Array, ...]) -> tuple[Array, int]:
         reached = encode(qtype, scales, floats_of(np.minimum(middle, POSITIVE_INFINITY))) >= codes
         high = np.where(reached & (low < high), middle, high)
         low = np.where(~reached & (low < high), middle + 1, low)
-    return high.astype(np.uint32), int(encode(qtype, scales, np.array([np.nan], np.float32))[0])
+    # a search by halves needs one less than a power of two; what is beyond the highest code no number reaches
+    keys = np.full((1 << len(codes).bit_length()) - 1, BEYOND, np.uint32)
+    keys[: len(codes)] = high
+    return keys, int(encode(qtype, scales, np.array([np.nan], np.float32))[0])
 
 
 def floats_of(keys: Array) -> Array:

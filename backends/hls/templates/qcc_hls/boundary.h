@@ -8,7 +8,7 @@ namespace qcc {
 
 /* The code of a float32 from its bits. Quantization never decreases, so that a code is the number of thresholds at or
    below a value: G::threshold(i) is the least float32, in the total order of its bits, whose code exceeds G::LOW + i.
-   2^G::STEPS - 1 thresholds, the last ones repeated beyond the highest code. G::NAN_CODE is the code of what is no number. */
+   There are 2^G::STEPS - 1 thresholds, those beyond the highest code above all numbers. G::NAN_CODE is the code of what is no number. */
 template <class G, class Y, int P>
 void quantize(hls::stream<vec<ap_uint<32>, P>> &in, hls::stream<vec<Y, P>> &out) {
 quantize_tokens:
