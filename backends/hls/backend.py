@@ -69,7 +69,7 @@ class HlsBackend:
             folder,
             tuple(files),
             tuple(summary_lines(report)),
-            sum(one.words.nbytes for one in memories_of(project.design)),
+            sum(one.size for one in memories_of(project.design)),
             {"lut": cost.lut, "dsp": cost.dsp, "interval_cycles": float(project.timing.interval)},
         )
 

@@ -61,7 +61,8 @@ class Codes:
 def choose_codes(weights: Array) -> Codes:
     """Choose the narrowest code for int64 weights: signs, powers of two by their exponents, or two's complement."""
     plain = width_of(int(weights.min()), int(weights.max()))
-    magnitudes = np.unique(np.abs(weights))
+    found = np.abs(weights).ravel()
+    magnitudes = np.flatnonzero(np.bincount(found)) if plain <= 16 else np.unique(found)
     if magnitudes.tolist() == [1]:
         return Codes("qcc::sign_codes", 1)
     if all(one & (one - 1) == 0 for one in magnitudes.tolist()):

@@ -8,7 +8,7 @@ from xdsl.ir import Operation
 from qcc.backends.hls.codes import choose_codes
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.lower_shape import broadcast_to
-from qcc.backends.hls.lowering import Flow, Known, Lowering, Refusal, Table, layer_of, static_shape
+from qcc.backends.hls.lowering import Flow, Known, Lowering, Refusal, Table, static_shape
 from qcc.backends.hls.order import Loop, Order, row_major
 from qcc.backends.hls.steps import Array, Steps
 from qcc.backends.hls.units_matvec import LoadUnit, MatmulUnit, MatvecUnit, product_range, sum_range
@@ -40,8 +40,8 @@ def _contract(low: Lowering, op: Operation) -> None:
     else:
         dense = _block_diagonal(weights, groups)[:, inside.indices()]
         sums = _sums(op, dense, bias, source.element)
-        streamed = dense.size * choose_codes(dense).bits > ROM_BITS
-        unit = MatvecUnit(count, dense, bias, source.element, Steps(sums), streamed)
+        codes = choose_codes(dense)
+        unit = MatvecUnit(count, dense, bias, source.element, codes, Steps(sums), dense.size * codes.bits > ROM_BITS)
     inputs = [source.edge]
     if isinstance(unit, MatvecUnit) and unit.streamed:
         inputs.append(low.emit("weights", op, LoadUnit(unit), (), None, 0))
@@ -105,5 +105,3 @@ def _matmul(low: Lowering, op: Operation) -> None:
 
 
 LOWERINGS: Table = {IntegerContractOp: _contract, IntegerMatmulOp: _matmul}
-
-__all__ = ["LOWERINGS", "layer_of"]

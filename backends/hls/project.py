@@ -137,7 +137,7 @@ def write_project(project: Project, golden: Golden | None, top: str, folder: Pat
     copy_headers(folder / "ap_types")
     (folder / "weights").mkdir()
     for memory in memories_of(design):
-        (folder / "weights" / f"{memory.name}.bin").write_bytes(memory.words.astype("<u8").tobytes())
+        (folder / "weights" / f"{memory.name}.bin").write_bytes(memory.content())
     for name, content in zip(("tb_in.dat", "tb_gold.dat"), data, strict=True):
         (folder / "tb" / name).write_bytes(content)
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")

@@ -16,6 +16,8 @@ from qcc.backends.hls.design import Built, Design, Port, Stream
 from qcc.backends.hls.settings import HlsSettings
 from qcc.backends.hls.simulate import Timing
 from qcc.backends.hls.steps import Array, element_type, numbers_text
+from qcc.backends.hls.units import Fold
+from qcc.backends.hls.units_matvec import MatvecUnit
 
 HEADERS = {
     "matvec": "matvec.h", "load": "matvec.h", "matmul": "matvec.h", "window": "window.h", "reduce": "window.h",
@@ -31,10 +33,22 @@ BYTES = {"f32": 4, "i32": 4, "i64": 8, "i8": 1, "u8": 1, "i1": 1}
 
 @dataclass(frozen=True)
 class Memory:
-    """Weights that are read over m_axi: the name of the port and the file, and packed words uint64 [words, lanes]."""
+    """Weights that are read over m_axi: the name of the port and the file, words, and lanes of 64 bits in a word."""
 
     name: str
-    words: Array
+    count: int
+    lanes: int
+    unit: MatvecUnit
+    fold: Fold
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.count * self.lanes * 8
+
+    def content(self) -> bytes:
+        """Return the packed words, little-endian."""
+        return self.unit.words(self.fold).astype("<u8").tobytes()
 
 
 def template_folder() -> Path:
@@ -76,17 +90,18 @@ def _any_nonzero(values: Array) -> bool:
 
 def memories_of(design: Design) -> list[Memory]:
     """Return the weights that are read from memory, in the order of the ports."""
-    return [Memory(f"weights_{built.node.name}", unit.reader.words(built.fold)) for built, unit in design.loads()]
+    found: list[Memory] = []
+    for built, load in design.loads():
+        unit, fold = load.reader, built.fold
+        lanes = unit.codes.lanes(fold.pe * fold.simd)
+        found.append(Memory(f"weights_{built.node.name}", unit.depth(fold), lanes, unit, fold))
+    return found
 
 
 def layer_text(design: Design, built: Built) -> str:
     """Return the header of one process."""
     node = built.node
     inputs, outputs = ([design.streams[name] for name in names] for names in (node.inputs, node.outputs))
-    context = dict(node.unit.context(built.fold))
-    if node.unit.template == "load":
-        words = next(one.words for one in memories_of(design) if one.name == f"weights_{node.name}")
-        context |= {"words": len(words), "tiles": outputs[0].tokens // len(words)}
     layer = f"layer {node.layer}" if node.layer else "no layer of the model: it joins two units"
     return _environment().get_template("layer.h.j2").render(
         name=node.name,
@@ -96,7 +111,7 @@ def layer_text(design: Design, built: Built) -> str:
         template=node.unit.template,
         inputs=inputs,
         outputs=outputs,
-        **context,
+        **node.unit.context(built.fold),
     )  # fmt: skip
 
 
@@ -111,7 +126,7 @@ def _port(design: Design, port: Port) -> dict[str, object]:
 def _arguments(design: Design, memories: Sequence[Memory]) -> str:
     ports = [*design.inputs, *design.outputs]
     streams = [f"hls::stream<{one.edge}_t> &{one.edge}" for one in ports]
-    return ", ".join([*streams, *(f"const qcc::lanes<{one.words.shape[1]}> *{one.name}" for one in memories)])
+    return ", ".join([*streams, *(f"const qcc::lanes<{one.lanes}> *{one.name}" for one in memories)])
 
 
 def _calls(design: Design) -> list[dict[str, object]]:
@@ -135,7 +150,7 @@ def project_context(design: Design, top: str, settings: HlsSettings, timing: Tim
         "interval": timing.interval,
         "inputs": inputs,
         "outputs": outputs,
-        "memories": [{"name": one.name, "words": len(one.words), "lanes": one.words.shape[1]} for one in memories],
+        "memories": [{"name": one.name, "words": one.count, "lanes": one.lanes} for one in memories],
         "arguments": _arguments(design, memories),
         "call": [*(one.edge for one in (*design.inputs, *design.outputs)), *(f"{one.name}.data()" for one in memories)],
         "fifos": fifos,

@@ -2,8 +2,8 @@
 
 Units are Kahn processes whose reads and writes are known beforehand, so whether a design stops depends on the depths of
 its FIFOs alone. Depths start at two and grow only when every unit waits: in the circle of units that wait for each
-other, the smallest full FIFO gets one more place (T. Parks, "Bounded scheduling of process networks", 1995). Where two
-FIFOs share a circle one may be given more than it needs in the end, so afterwards each is tried one place smaller.
+other, one full FIFO gets one more place (T. Parks, "Bounded scheduling of process networks", 1995). Where two FIFOs
+share a circle one may be given more than it needs in the end, so afterwards each is tried one place smaller.
 """
 
 from __future__ import annotations
@@ -173,9 +173,15 @@ def run(design: Design, depths: Mapping[str, int], frames: int, *, grow: bool) -
         full = work.full_in_circle() if grow else []
         if not full:
             return Outcome(current, False, ())
-        name = min(full, key=lambda one: current[one])
+        # one FIFO that is deep already, then narrow elements in wide tokens: the fewest bits of memory
+        name = min(full, key=lambda one: (current[one] == 2, *_bits(design, one)))
         current[name] += 1
         work.fifos[name].depth = current[name]
+
+
+def _bits(design: Design, name: str) -> tuple[float, int]:
+    stream = design.streams[name]
+    return stream.bits / stream.width, -stream.width
 
 
 def least_depths(design: Design) -> dict[str, int]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
-from qcc.backends.hls.codes import Codes, choose_codes, fold_words
+from qcc.backends.hls.codes import Codes, fold_words
 from qcc.backends.hls.cost_parts import dsp_of_product, lut_of_product, memory_blocks
 from qcc.backends.hls.elements import Element, width_of
 from qcc.backends.hls.steps import Array, Step, Steps
@@ -27,9 +26,10 @@ TILE_BITS = 1 << 20
 
 def sum_range(weights: Array, bias: Array, x: Element) -> Element:
     """Return the range that every partial sum of `weights @ x + bias` stays in, [N, K] and [N]."""
-    ends = np.stack([weights * x.low, weights * x.high])
-    low = bias + np.minimum(ends.min(0), 0).sum(1)
-    high = bias + np.maximum(ends.max(0), 0).sum(1)
+    above, below = np.maximum(weights, 0).sum(1), np.minimum(weights, 0).sum(1)
+    least, most = min(x.low, 0), max(x.high, 0)
+    low = bias + above * least + below * most
+    high = bias + above * most + below * least
     return Element(int(min(low.min(), 0)), int(max(high.max(), 0)))
 
 
@@ -46,6 +46,7 @@ class MatvecUnit:
     weights: Array
     bias: Array
     x: Element
+    codes: Codes
     steps: Steps
     streamed: bool = False
 
@@ -58,11 +59,6 @@ class MatvecUnit:
     def k(self) -> int:
         """Inputs of a row."""
         return self.weights.shape[1]
-
-    @cached_property
-    def codes(self) -> Codes:
-        """The code of the weights."""
-        return choose_codes(self.weights)
 
     @property
     def result(self) -> Element:
@@ -103,7 +99,7 @@ class MatvecUnit:
         return ((fold.simd, 1) if self.streamed else (fold.simd,)), (fold.pe,)
 
     def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate as the loops of `matvec` and `matvec_streamed`."""
+        """Iterate as the loops of `matvec` and `matvec_streamed`; words of weights are there when they are needed."""
         return self._streamed_trace(fold) if self.streamed else self._trace(fold)
 
     def _trace(self, fold: Fold) -> Iterator[Action]:
@@ -120,10 +116,8 @@ class MatvecUnit:
         for _ in range(self.rows // tile):
             for _ in range(tile * sf):
                 yield Action(1, 0, False)
-            for _ in range(nf * sf):
-                yield Action(tile, 1, False)
-            for _ in range(tile * nf):
-                yield Action(1, 2, True)
+            for index in range(tile * nf):
+                yield Action(nf * sf * tile + 1 if index == 0 else 1, 2, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate products, adder trees, accumulators, steps, and the memory of weights and inputs."""
@@ -135,12 +129,16 @@ class MatvecUnit:
         if cheap is None and w <= 4:
             product, dsp = lanes * lut_of_product(a, w), 0
         tree = fold.pe * (fold.simd - 1) * (a + w + 2) + fold.pe * total
-        depth = (self.n // fold.pe) * (self.k // fold.simd)
+        depth = self.depth(fold)
         rom = (0.0, 0.0) if self.streamed else memory_blocks(depth, lanes * w)
         rows = memory_blocks((self.tile if self.streamed else 1) * self.k // fold.simd, fold.simd * a)
         body = Cost(300 + 1.1 * (product + tree) + rom[0] + rows[0], 2.0 * fold.pe * total, dsp, rom[1] + rows[1])
         steps = self.steps.cost()
         return body + Cost(*(fold.pe * one for one in (steps.lut, steps.ff, steps.dsp, steps.bram18)))
+
+    def depth(self, fold: Fold) -> int:
+        """Return the number of words that hold the weights."""
+        return (self.n // fold.pe) * (self.k // fold.simd)
 
     def words(self, fold: Fold) -> Array:
         """Return the packed words of the weights, uint64 [N/PE * K/SIMD, lanes]."""
@@ -178,9 +176,8 @@ class LoadUnit:
         return (), (1,)
 
     def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over the words."""
-        for _ in range(self.cycles(fold)):
-            yield Action(1, 0, True)
+        """Iterate over nothing: words have one reader, which waits for them alone, so they block nobody else."""
+        return iter(())
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a burst engine as wide as a word."""
@@ -188,8 +185,13 @@ class LoadUnit:
         return Cost(600 + bits, 900 + 2 * bits, 0, 2 * bits / 36)
 
     def context(self, fold: Fold) -> Context:
-        """Return nothing but the lanes: sizes are those of the unit that reads the weights."""
-        return {"lanes": self.reader.codes.lanes(fold.pe * fold.simd)}
+        """Return the words of memory and how often they are read."""
+        unit = self.reader
+        return {
+            "lanes": unit.codes.lanes(fold.pe * fold.simd),
+            "words": unit.depth(fold),
+            "tiles": unit.rows // unit.tile,
+        }
 
 
 @dataclass(frozen=True, eq=False)
