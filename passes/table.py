@@ -19,6 +19,12 @@ def _assign_formats() -> type[ModulePass]:
     return AssignFormats
 
 
+def _calibrate() -> type[ModulePass]:
+    from qcc.passes.calibrate import Calibrate
+
+    return Calibrate
+
+
 def _canonicalize() -> type[ModulePass]:
     from qcc.passes.canonicalize import Canonicalize
 
@@ -112,6 +118,7 @@ def _solve_weights() -> type[ModulePass]:
 PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "annotate-groups": _annotate_groups,
     "assign-formats": _assign_formats,
+    "calibrate": _calibrate,
     "canonicalize": _canonicalize,
     "fold-constants": _fold_constants,
     "fuse-epilogue": _fuse_epilogue,
