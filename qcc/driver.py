@@ -125,7 +125,7 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
-    settings = read_settings(options.settings, options.target)
+    settings = read_settings(options.settings, backend.capabilities)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
@@ -166,9 +166,13 @@ def _build(
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
-    settings = read_settings(options.settings, options.target)
+    settings = read_settings(options.settings, backend.capabilities)
     chosen = BackendOptions(
-        name=settings.name, cc=options.cc or None, arch=options.arch, threads=options.threads or None
+        name=settings.name,
+        cc=options.cc or None,
+        arch=options.arch,
+        threads=options.threads or None,
+        settings=settings.own,
     )
     imported = import_program(program)
     before = store_bytes(imported.store)
