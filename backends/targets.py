@@ -15,7 +15,13 @@ def _cpu() -> Backend:
     return CpuBackend()
 
 
-TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu}
+def _triton() -> Backend:
+    from qcc.backends.triton.backend import TritonBackend
+
+    return TritonBackend()
+
+
+TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "triton": _triton}
 """Loaders of all backends by the name of their target."""
 
 

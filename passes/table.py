@@ -55,10 +55,22 @@ def _lower_conv() -> type[ModulePass]:
     return LowerConv
 
 
+def _lower_integer() -> type[ModulePass]:
+    from qcc.passes.lower_integer import LowerInteger
+
+    return LowerInteger
+
+
 def _prove_overflow() -> type[ModulePass]:
     from qcc.passes.prove_overflow import ProveOverflow
 
     return ProveOverflow
+
+
+def _quantize_values() -> type[ModulePass]:
+    from qcc.passes.quantize_values import QuantizeValues
+
+    return QuantizeValues
 
 
 def _raise_activation() -> type[ModulePass]:
@@ -112,7 +124,9 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "fuse-epilogue": _fuse_epilogue,
     "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
+    "lower-integer": _lower_integer,
     "prove-overflow": _prove_overflow,
+    "quantize-values": _quantize_values,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 from qcc.backends.base import Capabilities
-from qcc.errors import Problem, UnsupportedOp
+from qcc.errors import Problem, QccError, UnsupportedOp
 from qcc.ir.base import QccOperation
 from qcc.ir.nn import EmbeddingOp
 from qcc.ir.quant import ContractOp
@@ -60,3 +60,19 @@ def _format_problems(
     elif isinstance(qtype.decode, IntDecode) and qtype.decode.bits not in bits:
         fix = f"use {bits[0]} to {bits[-1]} bits, or a float format"
         yield Problem(op.where, f"{role} of {qtype.decode.bits} bits", fix)
+
+
+def check_architectures(target: Capabilities, names: Sequence[str]) -> None:
+    """Hold the GPU architectures that a user lists to those of a target; `sm_90a` is `sm_90`.
+
+    Raises:
+        QccError: if the target has none, or listing every name that it does not know.
+    """
+    if names and not target.architectures:
+        raise QccError(f"--arch names GPU architectures, and target {target.name} has none", fix="leave it away")
+    unknown = [name for name in names if name.removesuffix("a") not in target.architectures]
+    if unknown:
+        problems = [Problem(f"--arch {name}", f"is no architecture of target {target.name}") for name in unknown]
+        raise QccError(
+            "some GPU architectures are not known", problems, fix=f"use of: {', '.join(target.architectures)}"
+        )

@@ -74,7 +74,7 @@ def compile_(
     recipe: Annotated[
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
-    target: Annotated[str, typer.Option(help="What to emit code for: cpu.")] = "cpu",
+    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton.")] = "cpu",
     calib: Annotated[
         Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
     ] = None,
@@ -86,9 +86,12 @@ def compile_(
             help="name=PREFIX of files and functions; plan=PLAN or PATTERN=PLAN,...; rows=N to weigh plans by.",
         ),
     ] = None,
-    arch: Annotated[str, typer.Option(help="GPU architectures; refused by target cpu, which has none.")] = "",
+    arch: Annotated[str, typer.Option(help="GPU architectures of target triton; default sm_80,sm_90,sm_100.")] = "",
     cc: Annotated[str, typer.Option("--cc", help="C compiler; default $CC, then cc, gcc, clang.")] = "",
     dump_ir: Annotated[Path | None, typer.Option(help="Write the module after every pass into this folder.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse every fallback: layers left in float, operations without a kernel.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done per layer; build nothing.")
     ] = False,
@@ -105,14 +108,15 @@ def compile_(
     with _errors(debug):
         from qcc.driver import Options, compile_source, plan_source
 
-        _refuse_unused(arch)
         options = Options(
             recipe=recipe,
             target=target,
             settings=_settings(setting or []),
             cc=cc,
             dump_ir=dump_ir,
+            arch=tuple(one.strip() for one in arch.split(",") if one.strip()),
             calib=calib,
+            strict=strict,
         )
         if dry_run:
             with _progress(json_) as say:
@@ -122,11 +126,6 @@ def compile_(
         if output is None:
             raise QccError("compile needs -o OUT, the artifact to write", fix="or --dry-run to see the plan only")
         _report_compiled(source, options, output, compile_source, json_)
-
-
-def _refuse_unused(arch: str) -> None:
-    if arch:
-        raise QccError("--arch names GPU architectures, and target cpu has none", fix="leave it away")
 
 
 def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from qcc.backends.triton.emulate import EmulatedDevice
 
 # In CI the same examples every time: a new counterexample belongs to who looks for it, not to who happens to land.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -38,3 +42,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text("utf-8"), f"differs from {path}: look at the change, then pytest --update-golden"
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def emulated_device() -> Iterator[EmulatedDevice]:
+    """A process that runs Triton kernels on the CPU."""
+    pytest.importorskip("triton")
+    from qcc.backends.triton.emulate import EmulatedDevice
+
+    with EmulatedDevice() as device:
+        yield device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -166,6 +168,12 @@ class Override(_Strict):
     match: str
     weights: WeightScheme | None = None
     activations: ActivationScheme | None = None
+
+    def matches(self, name: str) -> bool:
+        """Say whether the layer of a name is meant."""
+        if self.match.startswith("re:"):
+            return re.search(self.match[3:], name) is not None
+        return fnmatchcase(name, self.match) or name.endswith("." + self.match)
 
 
 class Recipe(_Strict):

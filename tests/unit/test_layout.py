@@ -32,6 +32,8 @@ MAY_IMPORT = {
         "qcc.calibrate.histogram",
         "qcc.calibrate.ranges",
     },
+    # what torch computes between the kernels of a GPU follows the meanings of the interpreter's table
+    "qcc.backends.triton": {"qcc.errors", "qcc.numerics", "qcc.ir", "qcc.interpreter", "qcc.version", "qcc.backends"},
     "qcc.backends": {"qcc.errors", "qcc.numerics", "qcc.ir"},
 }
 

@@ -65,7 +65,7 @@ qcc.program @main("x" %x : !qcc.tensor<[2, 4], f32>) -> ["y"] symbols [] {
 
 // -----
 
-// CHECK: qcc.rotate: there is no Hadamard matrix of size 6 here: it is no power of two
+// CHECK: qcc.rotate: no Hadamard matrix of size 6 is known here
 qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>) -> ["y"] symbols [] {
   %y = qcc.rotate hadamard %x {axis = 1 : i64, block = 6 : i64, inverse = false} : (!qcc.tensor<[2, 6], f32>) -> !qcc.tensor<[2, 6], f32>
   qcc.return %y : !qcc.tensor<[2, 6], f32>

@@ -1,0 +1,1 @@
+"""The Triton backend: kernels printed as Triton source."""
