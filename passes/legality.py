@@ -148,6 +148,7 @@ def _search(
     trace = Trace(kind, size, choices, cuts)
     try:
         trace.run(seed, RULES, insert=insert)
+        trace.check_whole()
         return trace
     except Undecided as undecided:
         op, options = undecided.op, undecided.options
@@ -171,7 +172,7 @@ def _proof(trace: Trace, seed: Place) -> Proof:
         seed=seed,
         size=trace.size,
         places=tuple(one for held in trace.places.values() for one in held),
-        bindings=tuple(Binding(*use, one) for use, held in trace.bound.items() for one in held),
+        bindings=tuple(Binding(op, at, one) for (op, at, _), held in trace.bound.items() for one in held),
         states=dict(trace.states),
         affine=dict(trace.affine),
         centred=tuple(trace.centred),
