@@ -256,8 +256,11 @@ class Trace:
         except nx.NetworkXNoPath:
             return ""
         names = [_name(value) for value in path]
-        return f" (reached through {' > '.join(names[-4:])})" if len(names) > 1 else f" (reached at {names[0]})"
+        return f"{ROUTE}through {' > '.join(names[-4:])})" if len(names) > 1 else f"{ROUTE}at {names[0]})"
 
+
+ROUTE = " (reached "
+"""What stands between the reason of a refusal and the way to it."""
 
 _FIX_ORDER = "run the folds on the float graph, before formats are assigned and kernels are fused"
 

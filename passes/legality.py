@@ -29,7 +29,7 @@ from qcc.ir.transformer import NormOp, RopeOp
 from qcc.ir.types import type_of
 from qcc.passes.annotate_groups import RESIDUAL_STREAM, annotate_groups
 from qcc.passes.channel_rules_data import RULES
-from qcc.passes.channel_trace import Binding, Blocked, Kind, Trace, Undecided
+from qcc.passes.channel_trace import ROUTE, Binding, Blocked, Kind, Trace, Undecided
 from qcc.passes.channels import Misplaced, Place, whole
 
 __all__ = ["Binding", "Kind", "Place", "Proof", "Refusals", "keeps", "prove", "space_on", "stream_norms", "streams"]
@@ -227,7 +227,7 @@ class Refusals:
     def __init__(self, what: str, *, keep: bool = False) -> None:
         self.what = what
         self.keep = keep
-        self.problems: dict[Problem, None] = {}
+        self.problems: dict[tuple[str, str], Problem] = {}
 
     @contextmanager
     def collect(self, op: Operation) -> Generator[None]:
@@ -238,7 +238,8 @@ class Refusals:
             if self.keep:
                 op.attributes[NOT_FOLDED] = StringAttr("; ".join(one.what for one in error.problems) or error.message)
             else:
-                self.problems.update(dict.fromkeys(error.problems or (Problem("", error.message),)))
+                for one in error.problems or (Problem("", error.message),):
+                    self.problems.setdefault((one.where, one.what.partition(ROUTE)[0]), one)
 
     def raise_any(self) -> None:
         """Raise what was gathered, if anything was.
@@ -250,7 +251,7 @@ class Refusals:
             count = len(self.problems)
             fix = "leave the transform away, or keep what cannot be folded as it is (illegal_folds: keep)"
             raise IllegalFold(
-                f"{self.what} is not legal at {count} place{'s' if count > 1 else ''}", self.problems, fix=fix
+                f"{self.what} is not legal at {count} place{'s' if count > 1 else ''}", self.problems.values(), fix=fix
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,26 +37,34 @@ def observe_channels(ctx: Context, module: ModuleOp, user: str, seeds: Sequence[
     watch: dict[SSAValue, list[Callable[[Tensor], None]]] = {}
     for seed, found in zip(seeds, statistics, strict=True):
         watch.setdefault(seed.value, []).append(_channels_last(seed, found.add))
-    observe_values(ctx, module, user, {value: _each(calls) for value, calls in watch.items()})
-    problems = [
-        Problem(_where(seed), f"{found.not_finite} values are not finite" if found.count else "no sample has values")
-        for seed, found in zip(seeds, statistics, strict=True)
-        if found.not_finite or not found.count
-    ]
-    if problems:
-        raise ShapeError(f"{user} cannot use these samples", problems)
+    every = {value: _each(calls) for value, calls in watch.items()}
+    seen = {seed.value: found for seed, found in zip(seeds, statistics, strict=True)}
+    watch_values(ctx, module, user, every, seen)
     return statistics
 
 
-def observe_values(ctx: Context, module: ModuleOp, user: str, watch: dict[SSAValue, Callable[[Tensor], None]]) -> None:
+def watch_values(
+    ctx: Context,
+    module: ModuleOp,
+    user: str,
+    watch: Mapping[SSAValue, Callable[[Tensor], None]],
+    statistics: Mapping[SSAValue, ChannelStatistics],
+) -> None:
     """Run the samples once on the weights as the program declares them, whatever folds have left behind.
 
     Raises:
         QccError: if the compilation was given no samples.
-        ShapeError: if samples do not fit.
+        ShapeError: if samples do not fit, or one of `statistics` then tells that a value is not finite or never seen.
     """
     calibration = calibration_of(ctx, user, "leave the transform away")
     calibration.observe(module, as_declared(module, store_of(ctx, user)), watch)
+    problems = [
+        Problem(_where(value), f"{found.not_finite} values are not finite" if found.count else "no sample has values")
+        for value, found in statistics.items()
+        if found.not_finite or not found.count
+    ]
+    if problems:
+        raise ShapeError(f"{user} cannot use these samples", problems)
 
 
 def as_declared(module: ModuleOp, store: WeightStore) -> WeightStore:
@@ -85,8 +93,8 @@ def _each(calls: Sequence[Callable[[Tensor], None]]) -> Callable[[Tensor], None]
     return see
 
 
-def _where(seed: Place) -> str:
-    owner = seed.value.owner
+def _where(value: SSAValue) -> str:
+    owner = value.owner
     return owner.where if isinstance(owner, QccOperation) else "an input"
 
 
