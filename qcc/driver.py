@@ -20,8 +20,9 @@ from xdsl.passes import ModulePass
 
 from qcc.admission import admit, check_architectures
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
-from qcc.backends.base import BackendOptions, Capabilities
+from qcc.backends.base import BackendOptions, Capabilities, HasToolchain
 from qcc.backends.targets import backend_of
+from qcc.cache import Cache
 from qcc.calling import Leaf, Signature, nest_arguments
 from qcc.compiled import EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
@@ -32,6 +33,7 @@ from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
+from qcc.keys import program_key
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.settings import Settings, read_settings
@@ -40,6 +42,7 @@ from qcc.version import __version__
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
+ARTIFACT = "model.qcc"
 
 
 def _silent(text: str) -> None:
@@ -93,10 +96,24 @@ def compile(
     return compile_program(program, options)
 
 
-def compile_program(program: torch.export.ExportedProgram, options: Options) -> Compiled:
-    """Compile an exported program to a folder that lives as long as the result."""
+def compile_program(program: torch.export.ExportedProgram, options: Options, cache: Cache | None = None) -> Compiled:
+    """Compile an exported program, or take what an earlier process made of the same one from a cache.
+
+    Without a cache, the artifact lies in a folder that lives as long as the result.
+    """
+    backend = backend_of(options.target)
+    if cache is not None and isinstance(backend, HasToolchain):
+        imported = import_program(program)
+        chosen = _backend_options(options, read_settings(options.settings, options.target))
+        used = (str(dict(options.settings)), str(options.golden), str(chosen), backend.toolchain(chosen))
+        key = program_key(imported.module, imported.store, load_recipe(options.recipe), options.target, *used)
+
+        def make(folder: Path) -> None:
+            _build(program, "", options, folder / ARTIFACT, _silent, imported)
+
+        return Compiled(cache.get("program", key, make) / ARTIFACT, threads=options.threads, checked=True)
     scratch = tempfile.TemporaryDirectory(prefix="qcc-")
-    folder = Path(scratch.name) / "model.qcc"
+    folder = Path(scratch.name) / ARTIFACT
     _build(program, "", options, folder, _silent)
     return Compiled(folder, threads=options.threads, keep=scratch)
 
@@ -149,15 +166,20 @@ def _refuse_calibration(calibration: object) -> None:
         )
 
 
-def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
+def _build(
+    program: torch.export.ExportedProgram,
+    source: str,
+    options: Options,
+    output: Path,
+    say: Say,
+    imported: Imported | None = None,
+) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
     settings = read_settings(options.settings, options.target)
-    chosen = BackendOptions(
-        name=settings.name, cc=options.cc or None, arch=options.arch, threads=options.threads or None
-    )
-    imported = import_program(program)
+    chosen = _backend_options(options, settings)
+    imported = imported or import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported) if options.golden else {}
     module, store = imported.module, imported.store
@@ -198,6 +220,10 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
             ),
         )
     return Compiled(output, threads=options.threads)
+
+
+def _backend_options(options: Options, settings: Settings) -> BackendOptions:
+    return BackendOptions(name=settings.name, cc=options.cc or None, arch=options.arch, threads=options.threads or None)
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
