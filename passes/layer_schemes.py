@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation
 
 from qcc.errors import Problem
-from qcc.ir.base import LAYER, location_of
+from qcc.ir.base import KEPT_BY_RECIPE, LAYER, location_of
 from qcc.ir.dims import product
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
@@ -64,7 +64,7 @@ def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
 
 def _reason(layer: LinearOp | ConvOp, weights: WeightScheme) -> str:
     if weights.is_float:
-        return "the recipe keeps its weights in float"
+        return KEPT_BY_RECIPE
     if not isinstance(layer.weight.owner, WeightOp):
         return "its weight is computed at run time"
     if isinstance(layer, ConvOp) and (groups := layer.groups.value.data) != 1:
@@ -113,6 +113,6 @@ def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str
         override["weights"] = {"format": "f32"} if scheme.weights.is_whole else weights
     if "activations" in roles:
         kept = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
-        activations = {**kept, "granularity": "token"}
+        activations = {**kept, "granularity": "tensor" if scheme.activations.when == "static" else "token"}
         override["activations"] = {"format": "f32"} if scheme.activations.is_whole else activations
     return override

@@ -75,7 +75,9 @@ def compile_(
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
     target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton.")] = "cpu",
-    calib: Annotated[Path | None, typer.Option(help="Calibration inputs; refused until a solver reads them.")] = None,
+    calib: Annotated[
+        Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,6 +89,9 @@ def compile_(
     arch: Annotated[str, typer.Option(help="GPU architectures of target triton; default sm_80,sm_90,sm_100.")] = "",
     cc: Annotated[str, typer.Option("--cc", help="C compiler; default $CC, then cc, gcc, clang.")] = "",
     dump_ir: Annotated[Path | None, typer.Option(help="Write the module after every pass into this folder.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse every fallback: layers left in float, operations without a kernel.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done per layer; build nothing.")
     ] = False,
@@ -103,7 +108,6 @@ def compile_(
     with _errors(debug):
         from qcc.driver import Options, compile_source, plan_source
 
-        _refuse_unused(calib)
         options = Options(
             recipe=recipe,
             target=target,
@@ -111,6 +115,8 @@ def compile_(
             cc=cc,
             dump_ir=dump_ir,
             arch=tuple(one.strip() for one in arch.split(",") if one.strip()),
+            calib=calib,
+            strict=strict,
         )
         if dry_run:
             with _progress(json_) as say:
@@ -120,14 +126,6 @@ def compile_(
         if output is None:
             raise QccError("compile needs -o OUT, the artifact to write", fix="or --dry-run to see the plan only")
         _report_compiled(source, options, output, compile_source, json_)
-
-
-def _refuse_unused(calib: Path | None) -> None:
-    if calib is not None:
-        raise QccError(
-            "--calib: no solver or static scale of this version reads calibration data",
-            fix="leave it away; activations are quantized dynamically",
-        )
 
 
 def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, w
 from qcc.backends.base import BackendOptions, Capabilities, HasToolchain
 from qcc.backends.targets import backend_of
 from qcc.cache import Cache
+from qcc.calibrate.run import SampleRun
+from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
 from qcc.compiled import EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
@@ -33,10 +35,11 @@ from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
-from qcc.keys import program_key
+from qcc.keys import program_key, samples_digest
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.settings import Settings, read_settings
+from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
@@ -60,6 +63,8 @@ class Options:
     dump_ir: Path | None = None
     threads: int = 0
     arch: tuple[str, ...] = ()
+    calib: Path | None = None
+    strict: bool = False
     golden: bool = True
 
 
@@ -77,6 +82,7 @@ def compile(
     cc: str = "",
     threads: int = 0,
     arch: Sequence[str] = (),
+    strict: bool = False,
 ) -> Compiled:
     """Quantize a model by a recipe and compile it for a target.
 
@@ -84,37 +90,45 @@ def compile(
     Hugging Face folder, or `package.module:callable`. The artifact is written to `output`, else to a temporary folder
     that lives as long as the result. `threads` 0 takes every core when the result runs. `arch` lists GPU architectures
     to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
+    `calibration` are argument tuples or dicts of keyword arguments that the model is called with, for static scales and
+    solvers. `strict` refuses every fallback: a layer left in float that the recipe quantizes, an operation that no
+    kernel computes.
 
     Raises:
         QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
     """
-    _refuse_calibration(calibration)
-    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch))
+    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict=strict)
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
-        return _build(program, str(source) if isinstance(source, str | Path) else "", options, Path(output), _silent)
-    return compile_program(program, options)
+        name = str(source) if isinstance(source, str | Path) else ""
+        return _build(program, name, options, Path(output), _silent, calibration)
+    return compile_program(program, options, calibration)
 
 
-def compile_program(program: torch.export.ExportedProgram, options: Options, cache: Cache | None = None) -> Compiled:
+def compile_program(
+    program: torch.export.ExportedProgram,
+    options: Options,
+    calibration: Iterable[Any] | None = None,
+    cache: Cache | None = None,
+) -> Compiled:
     """Compile an exported program, or take what an earlier process made of the same one from a cache.
 
     Without a cache, the artifact lies in a folder that lives as long as the result.
     """
     backend = backend_of(options.target)
     if cache is not None and isinstance(backend, HasToolchain):
-        imported = import_program(program)
+        imported, calls = import_program(program), None if calibration is None else list(calibration)
         chosen = _backend_options(options, read_settings(options.settings, options.target))
-        used = (str(dict(options.settings)), str(options.golden), str(chosen), backend.toolchain(chosen))
+        used = (str(replace(options, recipe="", cc="")), str(chosen), backend.toolchain(chosen), samples_digest(calls))
         key = program_key(imported.module, imported.store, load_recipe(options.recipe), options.target, *used)
 
         def make(folder: Path) -> None:
-            _build(program, "", options, folder / ARTIFACT, _silent, imported)
+            _build(program, "", options, folder / ARTIFACT, _silent, calls, imported)
 
         return Compiled(cache.get("program", key, make) / ARTIFACT, threads=options.threads, checked=True)
     scratch = tempfile.TemporaryDirectory(prefix="qcc-")
     folder = Path(scratch.name) / ARTIFACT
-    _build(program, "", options, folder, _silent)
+    _build(program, "", options, folder, _silent, calibration)
     return Compiled(folder, threads=options.threads, keep=scratch)
 
 
@@ -138,7 +152,10 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     run_passes(planning(recipe), QccContext(imported.store), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
-    return coverage_of(imported.module, None, {}, before)
+    coverage = coverage_of(imported.module, None, {}, before)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(imported.module))
+    return coverage
 
 
 def reload_source(
@@ -158,20 +175,13 @@ def reload_source(
     return program.module(), lambda inputs: nest_arguments(manifest.signature, inputs)
 
 
-def _refuse_calibration(calibration: object) -> None:
-    if calibration is not None:
-        raise QccError(
-            "no solver or static scale of this version reads calibration data",
-            fix="leave calibration away; activations are quantized dynamically",
-        )
-
-
 def _build(
     program: torch.export.ExportedProgram,
     source: str,
     options: Options,
     output: Path,
     say: Say,
+    calls: Iterable[Any] | None = None,
     imported: Imported | None = None,
 ) -> Compiled:
     recipe = load_recipe(options.recipe)
@@ -182,6 +192,7 @@ def _build(
     imported = imported or import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported) if options.golden else {}
+    calibration = _calibration(imported, calls, options.calib, source)
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
@@ -190,9 +201,11 @@ def _build(
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store), module, trace.after)
+    run_passes(solving(), QccContext(store, calibration), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(module))
     golden = None
     if options.golden:
         say("running the interpreter for golden vectors")
@@ -205,6 +218,8 @@ def _build(
             save_file(example, str(folder / EXAMPLE))
         say(f"emitting and building for {options.target}")
         emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
+        if options.strict:
+            refuse_fallbacks(coverage, emitted.fallbacks)
         for message in emitted.messages:
             say(message)
         write_manifest(
@@ -226,8 +241,24 @@ def _backend_options(options: Options, settings: Settings) -> BackendOptions:
     return BackendOptions(name=settings.name, cc=options.cc or None, arch=options.arch, threads=options.threads or None)
 
 
+def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | None, source: str) -> SampleRun | None:
+    """Return what runs the samples that a compilation was given, if any."""
+    if calls is not None:
+        return SampleRun(samples_from_arguments(_signature(imported), calls))
+    if file is None:
+        return None
+    folder = Path(source) if source and Path(source).is_dir() else None
+    return SampleRun(samples_from_file(file, program_of(imported.module), folder))
+
+
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
-    """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
+    """Return the passes that shape a module for a target; what the target is like reaches them as plain data.
+
+    Raises:
+        QccError: if plans are asked for where the target has no choice of them.
+    """
+    if settings.plans and not target.costs:
+        raise QccError(f"--set plan: target {target.name} has one plan, and none to choose", fix="leave it away")
     return targeting(
         target.epilogues,
         target.prologues,

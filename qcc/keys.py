@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.cache import digest_of
@@ -33,6 +35,18 @@ def program_key(module: ModuleOp, store: WeightStore, recipe: Recipe, target: st
         keys = sorted(store)
         digests = pool.map(_tensor_digest, (store.tensor(key) for key in keys))
         return digest_of([*parts, json.dumps(list(zip(keys, digests, strict=True)))])
+
+
+def samples_digest(calls: Sequence[Any] | None) -> str:
+    """Return the hash of calibration samples: arguments of calls, tensors in any structure."""
+    if calls is None:
+        return ""
+    leaves, structure = pytree.tree_flatten(list(calls))
+    return digest_of([str(structure), *(_leaf_text(one) for one in leaves)])
+
+
+def _leaf_text(leaf: object) -> str:
+    return _tensor_digest(leaf) if isinstance(leaf, torch.Tensor) else repr(leaf)
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
