@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -203,3 +203,26 @@ def _touch(entry: Path) -> None:
         os.utime(entry / CONTENTS)
     except OSError:  # a cache that may only be read is used all the same
         pass
+
+
+def cache_data(cache: Cache) -> dict[str, object]:
+    """Describe a cache for a program to read: its folder, its bound, and every entry."""
+    entries = [asdict(one) for one in cache.entries()]
+    return {"folder": str(cache.folder), "limit": cache.limit, "entries": entries}
+
+
+def cache_lines(cache: Cache, freed: int | None) -> list[str]:
+    """Describe a cache for a person: its folder and bytes, then how much of each kind there is."""
+    entries = cache.entries()
+    lines = [] if freed is None else [f"freed {_megabytes(freed)}"]
+    total = sum(one.bytes for one in entries)
+    lines.append(f"{cache.folder}: {_megabytes(total)} of {_megabytes(cache.limit)}")
+    for kind in sorted({one.kind for one in entries}):
+        chosen = [one for one in entries if one.kind == kind]
+        plural = "entry" if len(chosen) == 1 else "entries"
+        lines.append(f"  {kind}: {len(chosen)} {plural}, {_megabytes(sum(one.bytes for one in chosen))}")
+    return lines
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
