@@ -187,3 +187,16 @@ class Backend(Protocol):
             CheckpointError: for a folder that is not what `emit` writes, or is damaged.
         """
         ...
+
+
+@runtime_checkable
+class HasToolchain(Protocol):
+    """A backend whose programs may be kept for later processes: it says what they depend on beside the module."""
+
+    def toolchain(self, options: BackendOptions) -> str:
+        """Return a text that differs wherever a module would be built to something else: tools, versions, flags, CPU.
+
+        Raises:
+            BuildError: if a tool is missing.
+        """
+        ...

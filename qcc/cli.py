@@ -1,4 +1,4 @@
-"""The command line: `qcc compile | run | bench | inspect | recipes`.
+"""The command line: `qcc compile | run | bench | inspect | recipes | cache`.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
 1 a defect of qcc.
@@ -280,6 +280,33 @@ def recipes(
         names = recipe_names()
         for one in names:
             _out.print(f"{one:{max(map(len, names))}} {load_recipe(one).description}", highlight=False)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="The cache; default $QCC_CACHE_DIR, else the user's.")
+    ] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what the compile cache holds, or clear it.
+
+    \b
+    qcc cache
+    qcc cache --clear
+    """
+    with _errors(debug):
+        from qcc.cache import Cache, cache_data, cache_lines
+
+        found = Cache(folder)
+        freed = found.clear() if clear else 0
+        if json_:
+            _print_json({**cache_data(found), "freed": freed})
+            return
+        for line in cache_lines(found, freed if clear else None):
+            _out.print(line, highlight=False, markup=False)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:
