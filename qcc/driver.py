@@ -29,17 +29,24 @@ from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
 from qcc.frontend.source import load_source
 from qcc.golden import golden_of
+from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
+from qcc.report.build import Subject, constant_note, make_report, read_sections
+from qcc.report.files import write_report
+from qcc.report.measure import CHEAP_MACS, Measurement, Models, macs_of, measure
 from qcc.settings import Settings, read_settings
 from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
+
+
+EXAMPLE_DATA = "the inputs that the model was exported with"
 
 
 def _silent(text: str) -> None:
@@ -176,6 +183,10 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
         emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
         for message in emitted.messages:
             say(message)
+        say("measuring layers")
+        measured, notes = _measured(Models(module, store, unsolved, float_module, float_store), example)
+        subject = Subject(options.target, _recipe_name(options.recipe), coverage, module)
+        write_report(folder, make_report(subject, measured, EXAMPLE_DATA, notes, read_sections(folder)))
         write_manifest(
             folder,
             Manifest(
@@ -189,6 +200,37 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
             ),
         )
     return Compiled(output, threads=options.threads)
+
+
+def _measured(models: Models, example: Mapping[str, torch.Tensor]) -> tuple[Measurement | None, list[str]]:
+    """Measure the layers on the example where that is cheap, else say how to have it done."""
+    if (macs := macs_of(models.module, example)) > CHEAP_MACS:
+        what = f"not measured when compiled: {macs / 1e9:.0f} billion multiply-adds"
+        return None, [f"{what}; `qcc report` with --data measures them"]
+    return measure(models, [example]), constant_note([example])
+
+
+def models_of(folder: Path, manifest: Manifest) -> Models:
+    """Return an artifact's program beside the float program and weights that it was made from.
+
+    Raises:
+        QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
+    """
+    if not manifest.source:
+        raise QccError(
+            "the artifact does not say which model it was compiled from, so there is no float model to measure against",
+            fix="compile it from a .pt2, a folder or package.module:callable",
+        )
+    imported = import_program(load_source(manifest.source))
+    module, store = imported.module, imported.store
+    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    run_passes(planning(manifest.recipe), QccContext(store), module)
+    floats = {key: store.tensor(key) for key in store}
+    return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
+
+
+def _recipe_name(recipe: RecipeSource) -> str:
+    return str(recipe) if isinstance(recipe, str | Path) and not str(recipe).lstrip().startswith("{") else "own recipe"
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
