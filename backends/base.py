@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from xdsl.dialects.builtin import ModuleOp
 
+from qcc.errors import Problem
 from qcc.ir.plans import PlanCost
 from qcc.ir.store import WeightStore
 from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
@@ -99,13 +100,17 @@ class Golden:
 
 @dataclass(frozen=True)
 class Emitted:
-    """What a backend wrote: its folder, the files in it, messages for the user, bytes of weights and of temporaries."""
+    """What a backend wrote: its folder, the files in it, messages for the user, bytes of weights and of temporaries.
+
+    `fallbacks` are those that only the build could know of; see `Backend.fallbacks`.
+    """
 
     folder: Path
     files: tuple[Path, ...]
     messages: tuple[str, ...] = ()
     weight_bytes: int = 0
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    fallbacks: tuple[Problem, ...] = ()
 
 
 class LoadedProgram(Protocol):
@@ -150,6 +155,13 @@ class Backend(Protocol):
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
         """Return a copy of a module in the form the backend emits; weights of the store are not changed."""
+        ...
+
+    def fallbacks(self, module: ModuleOp) -> tuple[Problem, ...]:
+        """List what of a final module would not be computed by kernels of this backend, and by what instead.
+
+        What nothing computes is no fallback: `emit` refuses it.
+        """
         ...
 
     def emit(

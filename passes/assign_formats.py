@@ -87,12 +87,6 @@ def _refuse_unavailable(recipe: Recipe) -> None:
         for where, scheme in schemes
         if scheme.solver != "rtn"
     ]
-    static = [recipe.activations, *(one.activations for one in recipe.overrides if one.activations)]
-    problems += [
-        Problem(f"activations: {when}", "needs calibration, which is not available yet", "set when: dynamic")
-        for when in dict.fromkeys(one.qtype().when for one in static if not one.is_float)
-        if when != "dynamic"
-    ]
     if problems:
         raise RecipeError("the recipe asks for what this version cannot do", problems)
 

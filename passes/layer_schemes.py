@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import yaml
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation
 
 from qcc.errors import Problem
-from qcc.ir.base import LAYER, location_of
+from qcc.ir.base import KEPT_BY_RECIPE, LAYER, location_of
 from qcc.ir.dims import product
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
@@ -49,10 +48,7 @@ def layer_name(op: Operation) -> str:
 
 def matches(override: Override, name: str) -> bool:
     """Say whether an override means the layer: by regular expression after `re:`, pattern, or name."""
-    pattern = override.match
-    if pattern.startswith("re:"):
-        return re.search(pattern[3:], name) is not None
-    return fnmatchcase(name, pattern) or name.endswith("." + pattern)
+    return override.matches(name)
 
 
 def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
@@ -68,7 +64,7 @@ def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
 
 def _reason(layer: LinearOp | ConvOp, weights: WeightScheme) -> str:
     if weights.is_float:
-        return "the recipe keeps its weights in float"
+        return KEPT_BY_RECIPE
     if not isinstance(layer.weight.owner, WeightOp):
         return "its weight is computed at run time"
     if isinstance(layer, ConvOp) and (groups := layer.groups.value.data) != 1:
@@ -117,6 +113,6 @@ def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str
         override["weights"] = {"format": "f32"} if scheme.weights.is_whole else weights
     if "activations" in roles:
         kept = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
-        activations = {**kept, "granularity": "token"}
+        activations = {**kept, "granularity": "tensor" if scheme.activations.when == "static" else "token"}
         override["activations"] = {"format": "f32"} if scheme.activations.is_whole else activations
     return override

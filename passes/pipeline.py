@@ -12,6 +12,7 @@ from xdsl.utils.exceptions import VerifyException
 from qcc.errors import QccError
 from qcc.passes.annotate_groups import AnnotateGroups
 from qcc.passes.assign_formats import AssignFormats
+from qcc.passes.calibrate import Calibrate
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.fold_constants import FoldConstants
 from qcc.passes.fuse_epilogue import FuseEpilogue
@@ -52,8 +53,8 @@ def planning(recipe: Recipe) -> list[ModulePass]:
 
 
 def solving() -> list[ModulePass]:
-    """Return the passes that choose the codes of the weights."""
-    return [SolveWeights(), Canonicalize()]
+    """Return the passes that choose static scales and the codes of the weights; both may read samples."""
+    return [Calibrate(), SolveWeights(), Canonicalize()]
 
 
 def pipeline(recipe: Recipe) -> list[ModulePass]:

@@ -19,6 +19,12 @@ def _assign_formats() -> type[ModulePass]:
     return AssignFormats
 
 
+def _calibrate() -> type[ModulePass]:
+    from qcc.passes.calibrate import Calibrate
+
+    return Calibrate
+
+
 def _canonicalize() -> type[ModulePass]:
     from qcc.passes.canonicalize import Canonicalize
 
@@ -49,10 +55,22 @@ def _lower_conv() -> type[ModulePass]:
     return LowerConv
 
 
+def _lower_integer() -> type[ModulePass]:
+    from qcc.passes.lower_integer import LowerInteger
+
+    return LowerInteger
+
+
 def _prove_overflow() -> type[ModulePass]:
     from qcc.passes.prove_overflow import ProveOverflow
 
     return ProveOverflow
+
+
+def _quantize_values() -> type[ModulePass]:
+    from qcc.passes.quantize_values import QuantizeValues
+
+    return QuantizeValues
 
 
 def _raise_activation() -> type[ModulePass]:
@@ -100,12 +118,15 @@ def _solve_weights() -> type[ModulePass]:
 PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "annotate-groups": _annotate_groups,
     "assign-formats": _assign_formats,
+    "calibrate": _calibrate,
     "canonicalize": _canonicalize,
     "fold-constants": _fold_constants,
     "fuse-epilogue": _fuse_epilogue,
     "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
+    "lower-integer": _lower_integer,
     "prove-overflow": _prove_overflow,
+    "quantize-values": _quantize_values,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,

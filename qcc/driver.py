@@ -22,6 +22,8 @@ from qcc.admission import admit, check_architectures
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
 from qcc.backends.base import BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
+from qcc.calibrate.run import SampleRun
+from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
 from qcc.compiled import EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
@@ -34,19 +36,17 @@ from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
-from qcc.recipes.load import RecipeSource, load_recipe
-from qcc.report.build import Subject, constant_note, make_report, read_sections
+from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
+from qcc.report.build import Subject, report_where_cheap
 from qcc.report.files import write_report
-from qcc.report.measure import CHEAP_MACS, Measurement, Models, macs_of, measure
+from qcc.report.measure import Models
 from qcc.settings import Settings, read_settings
+from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
-
-
-EXAMPLE_DATA = "the inputs that the model was exported with"
 
 
 def _silent(text: str) -> None:
@@ -55,7 +55,7 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for, beside the model."""
+    """What a compilation is asked for, beside the model; without `golden`, no example is run or kept."""
 
     recipe: RecipeSource = "w8a8"
     target: str = "cpu"
@@ -64,6 +64,9 @@ class Options:
     dump_ir: Path | None = None
     threads: int = 0
     arch: tuple[str, ...] = ()
+    calib: Path | None = None
+    strict: bool = False
+    golden: bool = True
 
 
 def compile(
@@ -80,6 +83,7 @@ def compile(
     cc: str = "",
     threads: int = 0,
     arch: Sequence[str] = (),
+    strict: bool = False,
 ) -> Compiled:
     """Quantize a model by a recipe and compile it for a target.
 
@@ -87,19 +91,29 @@ def compile(
     Hugging Face folder, or `package.module:callable`. The artifact is written to `output`, else to a temporary folder
     that lives as long as the result. `threads` 0 takes every core when the result runs. `arch` lists GPU architectures
     to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
+    `calibration` are argument tuples or dicts of keyword arguments that the model is called with, for static scales and
+    solvers. `strict` refuses every fallback: a layer left in float that the recipe quantizes, an operation that no
+    kernel computes.
 
     Raises:
         QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
     """
-    _refuse_calibration(calibration)
-    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch))
+    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict=strict)
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
-        return _build(program, str(source) if isinstance(source, str | Path) else "", options, Path(output), _silent)
+        name = str(source) if isinstance(source, str | Path) else ""
+        return _build(program, name, options, Path(output), _silent, calibration)
+    return compile_program(program, options, calibration)
+
+
+def compile_program(
+    program: torch.export.ExportedProgram, options: Options, calibration: Iterable[Any] | None = None
+) -> Compiled:
+    """Compile an exported program to a folder that lives as long as the result."""
     scratch = tempfile.TemporaryDirectory(prefix="qcc-")
     folder = Path(scratch.name) / "model.qcc"
-    _build(program, "", options, folder, _silent)
-    return Compiled(folder, threads=threads, keep=scratch)
+    _build(program, "", options, folder, _silent, calibration)
+    return Compiled(folder, threads=options.threads, keep=scratch)
 
 
 def compile_source(source: str, options: Options, output: Path, say: Say = _silent) -> tuple[Compiled, float]:
@@ -122,7 +136,10 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     run_passes(planning(recipe), QccContext(imported.store), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
-    return coverage_of(imported.module, None, {}, before)
+    coverage = coverage_of(imported.module, None, {}, before)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(imported.module))
+    return coverage
 
 
 def reload_source(
@@ -142,15 +159,14 @@ def reload_source(
     return program.module(), lambda inputs: nest_arguments(manifest.signature, inputs)
 
 
-def _refuse_calibration(calibration: object) -> None:
-    if calibration is not None:
-        raise QccError(
-            "no solver or static scale of this version reads calibration data",
-            fix="leave calibration away; activations are quantized dynamically",
-        )
-
-
-def _build(program: torch.export.ExportedProgram, source: str, options: Options, output: Path, say: Say) -> Compiled:
+def _build(
+    program: torch.export.ExportedProgram,
+    source: str,
+    options: Options,
+    output: Path,
+    say: Say,
+    calls: Iterable[Any] | None = None,
+) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
@@ -160,7 +176,8 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     )
     imported = import_program(program)
     before = store_bytes(imported.store)
-    example = _example(program, imported)
+    example = _example(program, imported) if options.golden else {}
+    calibration = _calibration(imported, calls, options.calib, source)
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
@@ -169,24 +186,32 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store), module, trace.after)
+    run_passes(solving(), QccContext(store, calibration), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
-    say("running the interpreter for golden vectors")
-    golden = golden_of(module, store, float_module, float_store, example)
+    if options.strict:
+        refuse_fallbacks(coverage, backend.fallbacks(module))
+    golden = None
+    if options.golden:
+        say("running the interpreter for golden vectors")
+        golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
         (folder / PROGRAM).write_text(module_text(module), "utf-8")
         store.save(folder / WEIGHTS)
-        (folder / EXAMPLE).parent.mkdir()
-        save_file(example, str(folder / EXAMPLE))
+        if options.golden:
+            (folder / EXAMPLE).parent.mkdir()
+            save_file(example, str(folder / EXAMPLE))
         say(f"emitting and building for {options.target}")
         emitted = backend.emit(backend.legalize(module, store), store, golden, chosen, folder)
+        if options.strict:
+            refuse_fallbacks(coverage, emitted.fallbacks)
         for message in emitted.messages:
             say(message)
-        say("measuring layers")
-        measured, notes = _measured(Models(module, store, unsolved, float_module, float_store), example)
-        subject = Subject(options.target, _recipe_name(options.recipe), coverage, module)
-        write_report(folder, make_report(subject, measured, EXAMPLE_DATA, notes, read_sections(folder)))
+        if options.golden:
+            say("measuring layers")
+            subject = Subject(options.target, recipe_name(options.recipe), coverage, folder)
+            models = Models(module, store, unsolved, float_module, float_store)
+            write_report(folder, report_where_cheap(subject, models, example, calibration))
         write_manifest(
             folder,
             Manifest(
@@ -202,12 +227,14 @@ def _build(program: torch.export.ExportedProgram, source: str, options: Options,
     return Compiled(output, threads=options.threads)
 
 
-def _measured(models: Models, example: Mapping[str, torch.Tensor]) -> tuple[Measurement | None, list[str]]:
-    """Measure the layers on the example where that is cheap, else say how to have it done."""
-    if (macs := macs_of(models.module, example)) > CHEAP_MACS:
-        what = f"not measured when compiled: {macs / 1e9:.0f} billion multiply-adds"
-        return None, [f"{what}; `qcc report` with --data measures them"]
-    return measure(models, [example]), constant_note([example])
+def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | None, source: str) -> SampleRun | None:
+    """Return what runs the samples that a compilation was given, if any."""
+    if calls is not None:
+        return SampleRun(samples_from_arguments(_signature(imported), calls))
+    if file is None:
+        return None
+    folder = Path(source) if source and Path(source).is_dir() else None
+    return SampleRun(samples_from_file(file, program_of(imported.module), folder))
 
 
 def models_of(folder: Path, manifest: Manifest) -> Models:
@@ -229,12 +256,14 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
     return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
 
 
-def _recipe_name(recipe: RecipeSource) -> str:
-    return str(recipe) if isinstance(recipe, str | Path) and not str(recipe).lstrip().startswith("{") else "own recipe"
-
-
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
-    """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
+    """Return the passes that shape a module for a target; what the target is like reaches them as plain data.
+
+    Raises:
+        QccError: if plans are asked for where the target has no choice of them.
+    """
+    if settings.plans and not target.costs:
+        raise QccError(f"--set plan: target {target.name} has one plan, and none to choose", fix="leave it away")
     return targeting(
         target.epilogues,
         target.prologues,

@@ -14,6 +14,7 @@ from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.project import write_project
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
+from qcc.errors import Problem
 from qcc.ir.program import ProgramOp, StateOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
@@ -45,6 +46,10 @@ class CpuBackend:
         """Return a copy of a module whose computed floats are all float32."""
         return legalize(module)
 
+    def fallbacks(self, module: ModuleOp) -> tuple[Problem, ...]:
+        """Return nothing: what has no kernel in C is refused."""
+        return ()
+
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path
     ) -> Emitted:
@@ -57,16 +62,17 @@ class CpuBackend:
         folder = out / FOLDER
         lowered, written = write_project(module, store, golden, options.name, folder)
         interface_of(lowered.program, options.name).save(folder)
-        messages: tuple[str, ...] = ()
+        fallbacks: tuple[Problem, ...] = ()
         if options.build:
-            messages = build_library(folder, c_name(options.name), cc=options.cc).messages
+            fallbacks = build_library(folder, c_name(options.name), cc=options.cc).fallbacks
         arena = lowered.places.plan
         return Emitted(
             folder,
             tuple(sorted(path for path in folder.rglob("*") if path.is_file())),
-            messages,
+            tuple(f"{one.where}: {one.what} ({one.fix})" for one in fallbacks),
             written.size,
             {"kernel_calls": float(len(lowered.schedule.calls)), "arena_slots": float(len(arena.slots))},
+            fallbacks,
         )
 
     def load(self, folder: Path, *, threads: int | None = None) -> CpuProgram:

@@ -23,10 +23,10 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made: the library, messages for the user, and the commands that were run."""
+    """What a build made: the library, what it had to do without, and the commands that were run."""
 
     library: Path
-    messages: tuple[str, ...]
+    fallbacks: tuple[Problem, ...]
     commands: tuple[str, ...]
 
 
@@ -71,10 +71,9 @@ def build_library(folder: Path, name: str, *, cc: str | None = None, extra: tupl
         BuildError: if there is no compiler, or it refuses the code: with its first errors and the command.
     """
     compiler = find_compiler(cc)
-    messages: list[str] = []
     openmp = [OPENMP] if has_openmp(compiler, folder) else []
-    if not openmp:
-        messages.append(f"'{compiler[0]}' has no OpenMP: the program runs on one thread (apt install libomp-dev)")
+    without = Problem(compiler[0], "has no OpenMP: the program runs on one thread", "apt install libomp-dev")
+    fallbacks = () if openmp else (without,)
     library = folder / f"lib{name}.so"
     flags = [*FLAGS, *openmp, *extra]
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,7 +83,7 @@ def build_library(folder: Path, name: str, *, cc: str | None = None, extra: tupl
             _checked([*compiler, *flags, "-c", str(folder / f"{name}.c"), "-o", str(program)]),
             _checked([*compiler, *openmp, *extra, "-shared", str(program), str(kernels), "-o", str(library), "-lm"]),
         ]
-    return Built(library, tuple(messages), tuple(commands))
+    return Built(library, fallbacks, tuple(commands))
 
 
 def _checked(command: list[str]) -> str:

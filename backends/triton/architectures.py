@@ -61,10 +61,15 @@ def matrix_instruction(arch: Architecture, triton: str, *, integer: bool) -> str
     if not integer or arch.name not in EARLIER_INT8:
         return arch.mma[integer]
     before, earlier = EARLIER_INT8[arch.name]
-    return earlier if _release(triton) < before else arch.mma[integer]
+    return earlier if release_of(triton) < before else arch.mma[integer]
 
 
-def _release(version: str) -> tuple[int, int]:
+def release_of(version: str) -> tuple[int, int]:
+    """Read major and minor of a version of Triton, as `3.9.0`.
+
+    Raises:
+        BuildError: a version that does not begin with two numbers.
+    """
     found = re.match(r"(\d+)\.(\d+)", version)
     if found is None:
         raise BuildError(f"the installed Triton calls itself version '{version}', which is no number")

@@ -16,10 +16,12 @@ from qcc.backends.triton.golden import write_golden
 from qcc.backends.triton.load import LazyProgram
 from qcc.backends.triton.lower import EPILOGUES, PROLOGUES
 from qcc.backends.triton.project import write_project
-from qcc.backends.triton.steps import TorchStep, steps_of
+from qcc.backends.triton.steps import steps_of, torch_operations
 from qcc.backends.triton.toolchain import find_toolchain
+from qcc.errors import Problem
+from qcc.ir.base import LEFT_IN_FLOAT, location_of
 from qcc.ir.plans import FLOAT, PlanCost, Widths
-from qcc.ir.program import StateOp, UpdateStateOp, WeightOp, program_of
+from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 
 FOLDER = "triton"
@@ -53,6 +55,11 @@ class TritonBackend:
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
         """Return a copy of a module; kernels are printed as they are."""
         return module.clone()
+
+    def fallbacks(self, module: ModuleOp) -> tuple[Problem, ...]:
+        """List what torch computes, but for layers that are left in float: those are named as such."""
+        ops = [one for one in torch_operations(program_of(module)) if LEFT_IN_FLOAT not in one.attributes]
+        return tuple(Problem(location_of(op) or op.name, f"{op.name} is left to torch") for op in ops)
 
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path
@@ -100,8 +107,7 @@ def _messages(contents: Contents) -> tuple[str, ...]:
     names = ", ".join(one.name for one in contents.architectures)
     found = [f"{len(contents.calls)} launches of {len(contents.kernels)} kernels: {len(kernels)} cubins for {names}"]
     found[0] += f", {spills} spills"
-    silent = (WeightOp, StateOp, UpdateStateOp)
-    floats = [one.op.name for one in contents.steps if isinstance(one, TorchStep) and not isinstance(one.op, silent)]
+    floats = [one.name for one in torch_operations(contents.program)]
     if floats:
         kinds = ", ".join(sorted(set(floats)))
         found.append(f"torch computes the float rest, {len(floats)} operations: {kinds}")

@@ -17,9 +17,10 @@ from qcc.backends.triton.tiling import Sizes
 from qcc.errors import Problem, UnsupportedOp
 from qcc.ir.base import location_of
 from qcc.ir.dims import UNBOUNDED, product
-from qcc.ir.kernel import KernelOp, kernel_parts, uses_of
-from qcc.ir.program import ProgramOp, ReturnOp, WeightOp
+from qcc.ir.kernel import KernelOp, YieldOp, kernel_parts, uses_of
+from qcc.ir.program import ConstantOp, DimOp, ProgramOp, ReturnOp, StateOp, UpdateStateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
+from qcc.ir.shape import ExpandOp, ReshapeOp, SliceOp, TransposeOp
 from qcc.ir.types import TensorType, type_of
 
 
@@ -72,6 +73,22 @@ def steps_of(program: ProgramOp) -> tuple[Step, ...]:
     if problems:
         raise UnsupportedOp(f"target triton cannot take {len(problems)} parts of the program", problems)
     return tuple(found)
+
+
+_VIEWS = (WeightOp, StateOp, UpdateStateOp, ConstantOp, DimOp, ReshapeOp, TransposeOp, ExpandOp, SliceOp)
+"""Operations that name values or look at them otherwise, and compute none."""
+
+
+def torch_operations(program: ProgramOp) -> list[Operation]:
+    """Return the operations that torch computes; of a kernel that is taken apart, those in its region.
+
+    The weights need not be solved.
+    """
+    found: list[Operation] = []
+    for op in program.body.block.ops:
+        if not _is_launched(op):
+            found += op.body.block.ops if isinstance(op, KernelOp) else [op]
+    return [one for one in found if not isinstance(one, (*_VIEWS, ReturnOp, YieldOp))]
 
 
 def launches_of(steps: tuple[Step, ...]) -> Iterator[tuple[str, RowStep | GemmStep]]:

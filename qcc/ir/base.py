@@ -21,6 +21,9 @@ LAYER = "layer"
 LEFT_IN_FLOAT = "left_in_float"
 """Name of the attribute that says why a layer was not quantized."""
 
+KEPT_BY_RECIPE = "the recipe keeps its weights in float"
+"""The one reason that is the user's own: every other one is a fallback."""
+
 
 class QccOperation(IRDLOperation):
     """Base of every operation: properties are printed in the attribute dictionary."""

@@ -53,8 +53,8 @@ class QuantizeOp(QccOperation):
     """Encode a float tensor in the result's format.
 
     The format's parameters, in its order (scales leaf to root, offset, zero points leaf to root, their offset,
-    selector), are given, as for static activations, or computed from the values at hand (dynamic, or weights). A
-    `dynamic_local` format is given the scales above its leaf and computes the rest.
+    selector), are given, as for static activations, or computed from the values at hand (dynamic, weights, and
+    whatever is not calibrated yet). A `dynamic_local` format is given the scales above its leaf and computes the rest.
     """
 
     name = "qcc.quantize"
@@ -96,7 +96,8 @@ class QuantizeOp(QccOperation):
         if result.qtype is None:
             raise refuse(self, f"result must be quantized, got {result}")
         expect_shape(self, self.result, kind.shape)
-        check_given(self, kind.shape, result.qtype, self.parameters)
+        if self.parameters:
+            check_given(self, kind.shape, result.qtype, self.parameters)
 
 
 @irdl_op_definition

@@ -36,3 +36,32 @@ def inverse_square_root(value: Tensor) -> tuple[Tensor, Tensor]:
         normal = torch.where(fits, normal << 2 * step, normal)
         exponent = torch.where(fits, exponent + step, exponent)
     return (1 << 61) // integer_square_root(normal), exponent
+
+
+def multiplier_and_shift(ratio: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return int32 (m, s) with `ratio ~ m / 2**s`, m of at most `bits` bits and 0 <= s <= 62, elementwise.
+
+    The relative error is at most 2**-bits, but for ratios below 2**(bits - 63), whose absolute error is below 2**-63.
+    A power of two from 2**-62 up has an m of 1, or of the power itself. Ratios of 2**30 and more become 2**30: whatever
+    is multiplied by them leaves every range of 30 bits.
+
+    `ratio` is float64, of either sign and finite; `bits` is 1 to 31 (Jacob et al., arXiv 1712.05877, section 2.2).
+    """
+    mantissa, exponent = torch.frexp(ratio.to(torch.float64).clamp(-(2.0**30), 2.0**30))
+    shift = (bits - exponent.to(torch.int64)).clamp(0, 62)
+    multiplier = torch.ldexp(mantissa, shift + exponent).round().to(torch.int64)
+    # rounding up may give one bit too many, and small multipliers are cheap: drop zeros at the end
+    for step in (16, 8, 4, 2, 1):
+        fits = (multiplier % (1 << step) == 0) & (multiplier != 0) & (shift >= step)
+        multiplier = torch.where(fits, multiplier >> step, multiplier)
+        shift = torch.where(fits, shift - step, shift)
+    return multiplier.to(torch.int32), torch.where(multiplier == 0, 0, shift).to(torch.int32)
+
+
+def codes_of(values: Tensor, scale: float, low: int, high: int) -> Tensor:
+    """Return `clamp(rne(values / scale), low, high)`, int64: 0 where the scale is 0, and of NaN.
+
+    As `quantize` does with a given symmetric scale: one float32 division for float32 values.
+    """
+    quotient = values / torch.tensor(scale if scale else float("inf"), dtype=values.dtype)
+    return torch.nan_to_num(quotient.round(), nan=0.0).clamp(low, high).to(torch.int64)

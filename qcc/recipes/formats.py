@@ -8,6 +8,7 @@ from typing import Literal
 from qcc.errors import RecipeError
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import Granularity, QType, int_qtype
+from qcc.numerics.qtype_parts import Block, Level
 
 FLOAT_FORMATS = ("f32", "f16", "bf16")
 
@@ -61,3 +62,16 @@ def quantized_type(text: str, group: Granularity, scale: str, when: Literal["sta
         return int_qtype(bits, symmetric=symmetric, group=group, scale=scale, when=when)
     whole = format_of(text)
     return replace(whole, when=when) if whole.when == "static" else whole
+
+
+def static_type(text: str, block: Block, clip: Literal["amax", "mse"] | float) -> QType:
+    """Return the type behind `int8` and the like with float scales that are calibrated: one for each `block`.
+
+    `clip` says which range they cover: see `qcc.recipes.model.ActivationScheme`.
+
+    Raises:
+        RecipeError: if the format is a float, or makes no sense.
+    """
+    plain = quantized_type(text, "tensor", "f32", "static")
+    statistic, constant = (clip, None) if isinstance(clip, str) else ("percentile", clip)
+    return replace(plain, levels=(Level(block, "f32", statistic, constant),))

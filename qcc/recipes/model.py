@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
-from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type
+from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, static_type
 
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
@@ -85,20 +87,27 @@ class WeightScheme(_Formatted):
 
 
 class ActivationScheme(_Formatted):
-    """How the input of a contraction is quantized: one scale per token (row), per group of columns or per tensor.
+    """How the input of a contraction is quantized: one scale per token (row), group of columns, channel or tensor.
 
-    A preset or a whole type says that itself; where it does not say when, `when` does.
+    A preset or a whole type says that itself; where it does not say when, `when` does. Static scales come from
+    calibration samples and know no token: they are per tensor, channel or group of columns. `clip` is the range they
+    cover: the largest magnitude (`amax`), that of least squared error (`mse`), or a percentile such as 99.99.
     """
 
-    granularity: Literal["token", "tensor"] = "token"
+    granularity: Literal["token", "tensor", "channel"] = "token"
     group: Annotated[int, Field(ge=1)] | None = None
     when: Literal["dynamic", "static"] = "dynamic"
+    clip: Literal["amax", "mse"] | Annotated[float, Field(gt=0, le=100)] = "amax"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._refuse_beside_whole(granularity="token", group=None)
+        self._refuse_beside_whole(granularity="token", group=None, clip="amax")
         if self.is_whole and self.when == "static" and (when := format_of(self.format).when) != "static":
             raise ValueError(f"'{self.format}' is {when}, and 'when: static' says otherwise: leave one of them away")
+        if self.when == "dynamic" and (self.clip != "amax" or self.granularity == "channel"):
+            raise ValueError("clip and granularity: channel are for static scales: add when: static")
+        if self.when == "static" and not (self.is_float or self.is_whole or self.group) and self.granularity == "token":
+            raise ValueError("a static scale cannot go by token: write granularity: tensor or channel, or a group")
         return self
 
     def qtype(self) -> QType:
@@ -107,6 +116,9 @@ class ActivationScheme(_Formatted):
         Raises:
             RecipeError: if the format is a float, or makes no sense.
         """
+        if self.when == "static" and not self.is_whole:
+            columns = self.group or (1 if self.granularity == "channel" else -1)
+            return static_type(self.format, (-1, columns), self.clip)
         block: Group = self.group or ("row" if self.granularity == "token" else "tensor")
         return quantized_type(self.format, block, "f32", self.when)
 
@@ -152,6 +164,12 @@ class Override(_Strict):
     match: str
     weights: WeightScheme | None = None
     activations: ActivationScheme | None = None
+
+    def matches(self, name: str) -> bool:
+        """Say whether the layer of a name is meant."""
+        if self.match.startswith("re:"):
+            return re.search(self.match[3:], name) is not None
+        return fnmatchcase(name, self.match) or name.endswith("." + self.match)
 
 
 class Recipe(_Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,18 @@ from pydantic import TypeAdapter, ValidationError
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.artifact import Coverage, LayerEntry
+from qcc.calibrate.run import Sample, SampleRun
 from qcc.errors import CheckpointError
 from qcc.report.advice import protecting, worst_layers
 from qcc.report.graph import layer_edges
-from qcc.report.measure import LayerMeasure, Measurement
+from qcc.report.measure import CHEAP_MACS, LayerMeasure, Measurement, Models, macs_of, measure
 from qcc.report.model import REPORT, LayerReport, Report, Section
 
 SECTIONS = "sections.json"
+EXAMPLE_DATA = "the inputs that the model was exported with"
+FEW = 8
+"""Calibration samples that a compilation measures on."""
+
 _SECTIONS = TypeAdapter(tuple[Section, ...])
 
 
@@ -30,19 +35,31 @@ class Subject:
     target: str
     recipe: str
     coverage: Coverage
-    module: ModuleOp
+    folder: Path
+
+
+def report_where_cheap(
+    subject: Subject, models: Models, example: Sample, calibration: SampleRun | None
+) -> Report:
+    """Measure an artifact on its calibration, else on its example, if that is cheap; else say how to have it done."""
+    samples = [example] if calibration is None else list(calibration.samples[:FEW])
+    if (macs := macs_of(models.module, example)) > CHEAP_MACS:
+        what = f"not measured when compiled, since one sample takes {macs / 1e9:.0f} billion multiply-adds"
+        return make_report(subject, models.module, None, "", [f"{what}; `qcc report` measures with --data"])
+    data = EXAMPLE_DATA if calibration is None else f"the calibration ({len(samples)} of its samples)"
+    return make_report(subject, models.module, measure(models, samples), data, constant_note(samples))
 
 
 def make_report(
-    subject: Subject, measured: Measurement | None, data: str, notes: Sequence[str] = (), sections: Sequence[Section] = ()
+    subject: Subject, module: ModuleOp, measured: Measurement | None, data: str, notes: Sequence[str] = ()
 ) -> Report:
-    """Return the report of an artifact; without a measurement, its errors are None and a note says why."""
+    """Return the report of an artifact; without a measurement, its errors are None."""
     coverage = subject.coverage
     found: defaultdict[str, list[LayerMeasure]] = defaultdict(list)
     for one in measured.layers if measured else ():
         found[one.name].append(one)
     layers = [_layer(entry, found[entry.name].pop(0) if found[entry.name] else None) for entry in coverage.layers]
-    edges = layer_edges(subject.module)
+    edges = layer_edges(module)
     return Report(
         target=subject.target,
         recipe=subject.recipe,
@@ -60,7 +77,7 @@ def make_report(
         outputs=measured.outputs if measured else {},
         perplexity=measured.perplexity if measured else None,
         protect=protecting(layers, worst_layers(layers)),
-        sections=tuple(sections),
+        sections=tuple(read_sections(subject.folder)),
     )
 
 
@@ -96,7 +113,7 @@ def _notes(layers: Sequence[LayerReport], measured: Measurement | None) -> list[
     return [f"not measured, as the float weights are not known in the form that was quantized: {shown}"]
 
 
-def constant_note(samples: Sequence[Mapping[str, torch.Tensor]]) -> list[str]:
+def constant_note(samples: Sequence[Sample]) -> list[str]:
     """Return a note where all samples hold one and the same number: errors on such data say little."""
     flat = {name for one in samples for name, value in one.items() if value.numel() > 1 and _is_constant(value)}
     varied = {name for one in samples for name, value in one.items() if value.numel() > 1 and not _is_constant(value)}

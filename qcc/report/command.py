@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from qcc.driver import EXAMPLE_DATA, Compiled, load, models_of
+from qcc.calibrate.run import Sample
+from qcc.calibrate.samples import samples_from_file
+from qcc.driver import Compiled, load, models_of
 from qcc.errors import QccError
 from qcc.report.bisect import Finding, bisect
-from qcc.report.build import Subject, constant_note, make_report, read_report, read_sections
-from qcc.report.data import samples_of
+from qcc.report.build import EXAMPLE_DATA, Subject, constant_note, make_report, read_report
 from qcc.report.measure import measure
 from qcc.report.model import Report
 
@@ -37,16 +38,23 @@ def report_of(artifact: Path, data: Path | None, say: Say) -> Report:
     known = read_report(compiled.folder)
     if data is None and known is not None and (known.samples or not compiled.manifest.source):
         return known.model_copy(update={"latency_ms": latency_of(compiled, compiled.example(), say)})
-    samples = [compiled.example()] if data is None else samples_of(data, compiled)
+    samples = _samples(data, compiled)
     say("loading the float model")
     models = models_of(compiled.folder, compiled.manifest)
     say("measuring layers")
     measured = measure(models, samples)
     recipe = known.recipe if known is not None else ""
-    subject = Subject(compiled.manifest.target, recipe, compiled.coverage, models.module)
+    subject = Subject(compiled.manifest.target, recipe, compiled.coverage, compiled.folder)
     text = EXAMPLE_DATA if data is None else _data_text(data, samples)
-    report = make_report(subject, measured, text, constant_note(samples), read_sections(compiled.folder))
+    report = make_report(subject, models.module, measured, text, constant_note(samples))
     return report.model_copy(update={"latency_ms": latency_of(compiled, dict(samples[0]), say)})
+
+
+def _samples(data: Path | None, compiled: Compiled) -> Sequence[Sample]:
+    if data is None:
+        return [compiled.example()]
+    source = compiled.manifest.source
+    return samples_from_file(data, compiled.program, Path(source) if source and Path(source).is_dir() else None)
 
 
 def _data_text(data: Path, samples: Sequence[object]) -> str:
@@ -78,7 +86,10 @@ def bisect_artifact(artifact: Path, data: Path | None, say: Say) -> Finding:
         QccError: if the model that the artifact was compiled from is gone.
     """
     compiled = load(artifact)
-    samples = [compiled.example()] if data is None else samples_of(data, compiled)
+    samples = _samples(data, compiled)
     say("loading the float model")
     models = models_of(compiled.folder, compiled.manifest)
-    return bisect(models, compiled.coverage, samples, say)
+    say("measuring layers")
+    subject = Subject(compiled.manifest.target, "", compiled.coverage, compiled.folder)
+    report = make_report(subject, models.module, measure(models, samples), str(data or EXAMPLE_DATA))
+    return bisect(models, report, samples, say)

@@ -7,7 +7,8 @@ from rich.text import Text
 
 from qcc.coverage import bits_text
 from qcc.report.advice import local_sqnr
-from qcc.report.model import LayerReport, Report, Section
+from qcc.report.bisect import EXACT_DB, Candidate, Finding
+from qcc.report.model import LayerReport, Report, Section, Values
 
 GOOD_DB, FAIR_DB = 30.0, 18.0
 """From here on an error is called small, or tolerable: 3 % and 13 % of the signal's amplitude."""
@@ -85,3 +86,55 @@ def summary_lines(report: Report) -> list[str]:
     if report.latency_ms is not None:
         lines.append(f"latency on this data: {report.latency_ms:.3f} ms (median, whole program)")
     return [*lines, *(f"note: {note}" for note in report.notes)]
+
+
+def finding_lines(found: Finding) -> list[str]:
+    """Say where the error enters, what is known of that layer, and the way out."""
+    if found.output_db >= EXACT_DB:
+        return ["the outputs are those of the float model: there is no error to find"]
+    lines = [f"output SQNR {found.output_db:.1f} dB with every layer as compiled"]
+    if found.culprit is not None:
+        lines += ["", f"the error enters at {found.culprit.layer.name}", *_candidate_lines(found.culprit)]
+    else:
+        lines += ["", "no single layer is to blame: making any one of the worst layers float gains less than 1 dB"]
+    if found.enters is not None:
+        lines.append(f"half of the output's noise is in once {found.enters.name} is quantized, in program order")
+    else:
+        lines.append("half of the output's noise is in before any layer is quantized: look at the embedding tables")
+    if found.snippet:
+        lines += ["", "a way out, to paste into the recipe:", found.snippet]
+    return lines
+
+
+def _candidate_lines(one: Candidate) -> list[str]:
+    layer = one.layer
+    local, cumulative = (decibels(layer, value).plain for value in (layer.sqnr_db, layer.cumulative_sqnr_db))
+    lines = [
+        f"  from     {layer.where or 'an unknown place'}",
+        f"  format   {layer.scheme}, {bits_text(layer.bits_per_weight)} bits per weight",
+        f"  SQNR     local {local} dB, cumulative {cumulative} dB",
+        f"  restored output SQNR {one.restored_db:.1f} dB with this layer alone in float ({one.gain_db:+.1f} dB)",
+    ]
+    for role, values in (("weights", layer.weights), ("input", layer.input)):
+        if values is not None:
+            lines.append(f"  {role:8} {_facts(values)}")
+    return lines
+
+
+def _facts(values: Values) -> str:
+    text = f"peak {values.peak:.3g} is {values.outliers:.1f} times the rms"
+    text += f", the largest channel {values.channel_outliers:.1f} times the median one"
+    if values.clip_low is None:
+        return f"{text}; in float"
+    codes = "exact" if values.sqnr_db is None else f"{values.sqnr_db:.1f} dB"
+    return f"{text}; codes reach {values.clip_low:.3g} to {values.clip_high:.3g}, SQNR {codes}"
+
+
+def candidate_table(found: Finding) -> Table:
+    """Make the table of the layers that were tried in float."""
+    table = Table("layer", "SQNR dB", "cumulative", "output with it float", "gain dB", box=None)
+    for one in found.candidates:
+        layer = one.layer
+        values = (decibels(layer, layer.sqnr_db), decibels(layer, layer.cumulative_sqnr_db))
+        table.add_row(layer.name, *values, f"{one.restored_db:.1f}", f"{one.gain_db:+.2f}")
+    return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qcc.backends.triton.aot import Cubin
@@ -131,6 +133,18 @@ def test_no_other_instruction_depends_on_the_version_of_triton() -> None:
         for arch in ARCHITECTURES.values():
             assert matrix_instruction(arch, triton, integer=False) == arch.mma[0]
             assert arch.name == "sm_100" or matrix_instruction(arch, triton, integer=True) == arch.mma[1]
+
+
+def test_limits_are_wider_for_the_one_version_that_spends_more() -> None:
+    figures = Figures(80, 0, 0, "IGMMA.64x16x32", 150, 1.55)
+    assert [bool(slow(inspected(figures, triton=one))) for one in ("3.6.0", "3.7.1", "3.8.0", "3.9.0")] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    (problem,) = slow(inspected(replace(figures, instructions_per_weight=1.6), triton="3.8.0"))
+    assert problem.what.startswith("1.60 instructions a weight, at most 1.5")
 
 
 def test_a_version_that_is_no_number_is_told() -> None:
