@@ -32,12 +32,16 @@ from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
 from qcc.frontend.source import load_source
 from qcc.golden import golden_of
+from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 from qcc.keys import program_key, samples_digest
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
-from qcc.recipes.load import RecipeSource, load_recipe
+from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
+from qcc.report.build import Subject, report_where_cheap
+from qcc.report.files import write_report
+from qcc.report.measure import Models
 from qcc.settings import Settings, read_settings
 from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
@@ -223,6 +227,11 @@ def _build(
             refuse_fallbacks(coverage, emitted.fallbacks)
         for message in emitted.messages:
             say(message)
+        if options.golden:
+            say("measuring layers")
+            subject = Subject(options.target, recipe_name(options.recipe), coverage, folder)
+            models = Models(module, store, unsolved, float_module, float_store)
+            write_report(folder, report_where_cheap(subject, models, example, calibration))
         write_manifest(
             folder,
             Manifest(
@@ -256,6 +265,25 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
         return None
     folder = Path(source) if source and Path(source).is_dir() else None
     return SampleRun(samples_from_file(file, program_of(imported.module), folder))
+
+
+def models_of(folder: Path, manifest: Manifest) -> Models:
+    """Return an artifact's program beside the float program and weights that it was made from.
+
+    Raises:
+        QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
+    """
+    if not manifest.source:
+        raise QccError(
+            "the artifact does not say which model it was compiled from, so there is no float model to measure against",
+            fix="compile it from a .pt2, a folder or package.module:callable",
+        )
+    imported = import_program(load_source(manifest.source))
+    module, store = imported.module, imported.store
+    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    run_passes(planning(manifest.recipe), QccContext(store), module)
+    floats = {key: store.tensor(key) for key in store}
+    return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
