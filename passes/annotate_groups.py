@@ -41,11 +41,16 @@ class AnnotateGroups(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Set the attributes; those of an earlier run are dropped."""
-        for one in op.walk():
-            one.attributes.pop(FUSE_GROUP, None)
-            one.attributes.pop(RESIDUAL_STREAM, None)
-        _name_fuse_groups(op)
-        _number_streams(op)
+        annotate_groups(op)
+
+
+def annotate_groups(module: ModuleOp) -> None:
+    """Set the attributes of a module anew."""
+    for one in module.walk():
+        one.attributes.pop(FUSE_GROUP, None)
+        one.attributes.pop(RESIDUAL_STREAM, None)
+    _name_fuse_groups(module)
+    _number_streams(module)
 
 
 def _name_fuse_groups(module: ModuleOp) -> None:

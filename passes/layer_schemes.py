@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import yaml
 from xdsl.dialects.builtin import StringAttr
@@ -49,10 +48,7 @@ def layer_name(op: Operation) -> str:
 
 def matches(override: Override, name: str) -> bool:
     """Say whether an override means the layer: by regular expression after `re:`, pattern, or name."""
-    pattern = override.match
-    if pattern.startswith("re:"):
-        return re.search(pattern[3:], name) is not None
-    return fnmatchcase(name, pattern) or name.endswith("." + pattern)
+    return override.matches(name)
 
 
 def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
@@ -117,6 +113,6 @@ def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str
         override["weights"] = {"format": "f32"} if scheme.weights.is_whole else weights
     if "activations" in roles:
         kept = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
-        activations = {**kept, "granularity": "token"}
+        activations = {**kept, "granularity": "tensor" if scheme.activations.when == "static" else "token"}
         override["activations"] = {"format": "f32"} if scheme.activations.is_whole else activations
     return override

@@ -12,6 +12,7 @@ from xdsl.utils.exceptions import VerifyException
 from qcc.errors import QccError
 from qcc.passes.annotate_groups import AnnotateGroups
 from qcc.passes.assign_formats import AssignFormats
+from qcc.passes.calibrate import Calibrate
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.fold_constants import FoldConstants
 from qcc.passes.fuse_epilogue import FuseEpilogue
@@ -25,6 +26,7 @@ from qcc.passes.raise_norm import RaiseNorm
 from qcc.passes.raise_rope import RaiseRope
 from qcc.passes.select_plans import SelectPlans
 from qcc.passes.solve_weights import SolveWeights
+from qcc.passes.transforms import transforming
 from qcc.recipes.model import Recipe
 
 Observer = Callable[[int, ModulePass, ModuleOp], None]
@@ -46,14 +48,14 @@ def raising() -> list[ModulePass]:
 
 
 def planning(recipe: Recipe) -> list[ModulePass]:
-    """Return the passes that give every layer its formats; no weight is touched but by folding constants."""
+    """Return the passes that give every layer its formats; weights change by transforms and by folding constants."""
     text = recipe.model_dump_json()
-    return [*raising(), LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
+    return [*raising(), *transforming(recipe), LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
 
 
 def solving() -> list[ModulePass]:
-    """Return the passes that choose the codes of the weights."""
-    return [SolveWeights(), Canonicalize()]
+    """Return the passes that choose static scales and the codes of the weights; both may read samples."""
+    return [Calibrate(), SolveWeights(), Canonicalize()]
 
 
 def pipeline(recipe: Recipe) -> list[ModulePass]:

@@ -19,16 +19,40 @@ def _assign_formats() -> type[ModulePass]:
     return AssignFormats
 
 
+def _calibrate() -> type[ModulePass]:
+    from qcc.passes.calibrate import Calibrate
+
+    return Calibrate
+
+
 def _canonicalize() -> type[ModulePass]:
     from qcc.passes.canonicalize import Canonicalize
 
     return Canonicalize
 
 
+def _centre_streams() -> type[ModulePass]:
+    from qcc.passes.centre_streams import CentreStreams
+
+    return CentreStreams
+
+
+def _fold_batch_norm() -> type[ModulePass]:
+    from qcc.passes.fold_batch_norm import FoldBatchNorm
+
+    return FoldBatchNorm
+
+
 def _fold_constants() -> type[ModulePass]:
     from qcc.passes.fold_constants import FoldConstants
 
     return FoldConstants
+
+
+def _fold_norm() -> type[ModulePass]:
+    from qcc.passes.fold_norm import FoldNorm
+
+    return FoldNorm
 
 
 def _fuse_epilogue() -> type[ModulePass]:
@@ -49,10 +73,22 @@ def _lower_conv() -> type[ModulePass]:
     return LowerConv
 
 
+def _lower_integer() -> type[ModulePass]:
+    from qcc.passes.lower_integer import LowerInteger
+
+    return LowerInteger
+
+
 def _prove_overflow() -> type[ModulePass]:
     from qcc.passes.prove_overflow import ProveOverflow
 
     return ProveOverflow
+
+
+def _quantize_values() -> type[ModulePass]:
+    from qcc.passes.quantize_values import QuantizeValues
+
+    return QuantizeValues
 
 
 def _raise_activation() -> type[ModulePass]:
@@ -85,6 +121,36 @@ def _raise_rope() -> type[ModulePass]:
     return RaiseRope
 
 
+def _rotate_activations() -> type[ModulePass]:
+    from qcc.passes.rotate_activations import RotateActivations
+
+    return RotateActivations
+
+
+def _rotate_keys() -> type[ModulePass]:
+    from qcc.passes.rotate_keys import RotateKeys
+
+    return RotateKeys
+
+
+def _rotate_streams() -> type[ModulePass]:
+    from qcc.passes.rotate_streams import RotateStreams
+
+    return RotateStreams
+
+
+def _rotate_values() -> type[ModulePass]:
+    from qcc.passes.rotate_values import RotateValues
+
+    return RotateValues
+
+
+def _round_folds() -> type[ModulePass]:
+    from qcc.passes.round_folds import RoundFolds
+
+    return RoundFolds
+
+
 def _select_plans() -> type[ModulePass]:
     from qcc.passes.select_plans import SelectPlans
 
@@ -100,17 +166,28 @@ def _solve_weights() -> type[ModulePass]:
 PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "annotate-groups": _annotate_groups,
     "assign-formats": _assign_formats,
+    "calibrate": _calibrate,
     "canonicalize": _canonicalize,
+    "centre-streams": _centre_streams,
+    "fold-batch-norm": _fold_batch_norm,
     "fold-constants": _fold_constants,
+    "fold-norm": _fold_norm,
     "fuse-epilogue": _fuse_epilogue,
     "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
+    "lower-integer": _lower_integer,
     "prove-overflow": _prove_overflow,
+    "quantize-values": _quantize_values,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,
     "raise-norm": _raise_norm,
     "raise-rope": _raise_rope,
+    "rotate-activations": _rotate_activations,
+    "rotate-keys": _rotate_keys,
+    "rotate-streams": _rotate_streams,
+    "rotate-values": _rotate_values,
+    "round-folds": _round_folds,
     "select-plans": _select_plans,
     "solve-weights": _solve_weights,
 }

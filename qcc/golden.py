@@ -121,7 +121,7 @@ def _contract_cases(program: ProgramOp, seen: Seen, given: Mapping[SSAValue, tor
                 index=index,
                 rows=rows.reshape(-1, rows.shape[-1])[:CONTRACT_ROWS].to(torch.float32),
                 codes=flat.codes.to(torch.int8),
-                scales=flat.scales[0].to(torch.float32),
+                scales=flat.scales[0].to(torch.float32).expand(len(flat.codes), -1).contiguous(),
                 sums=corrected_sums(flat, weights).to(torch.int32),
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.emit_elementwise import emit_binary_views
 from qcc.backends.cpu.emit_kernel import join_activation, join_epilogue
@@ -140,8 +140,14 @@ def emit_conv(low: Lowering, op: ConvOp) -> None:
     low.call("conv2d", fields, target.elements * product(weight.shape[1:]) // MAC_STEPS, scratch=True)
 
 
+def _refuse_integers(value: SSAValue) -> None:
+    if not type_of(value).is_float:
+        raise Refusal(f"has no kernel for {type_of(value).scalar}", "compute it in floats")
+
+
 def emit_pool(low: Lowering, op: PoolOp) -> None:
     """Lower `qcc.pool` over one or two spatial axes."""
+    _refuse_integers(op.input)
     source, target = low.contiguous(low.view(op.input)), low.result(op.result)
     window = tuple(Dim.of(size) for size in int_array(op.window))
     padding = _two(int_array(op.padding), 0)
@@ -162,6 +168,7 @@ def emit_pool(low: Lowering, op: PoolOp) -> None:
 
 def emit_unfold(low: Lowering, op: UnfoldOp) -> None:
     """Lower `qcc.unfold` over one or two spatial axes: one row for each output position, images one after another."""
+    _refuse_integers(op.input)
     source, target = low.contiguous(low.view(op.input)), low.result(op.result)
     window = tuple(Dim.of(size) for size in int_array(op.window))
     dilation = _two(int_array(op.dilation), 1)
@@ -209,6 +216,7 @@ def emit_embedding(low: Lowering, op: EmbeddingOp) -> None:
         weight = packed_weight(low, op.table, weight_group(qtype, columns))
         fields["qtable"] = Address("qcc_qweight", weight.fields)
     else:
+        _refuse_integers(op.table)
         table = _stored_table(low, op)
         rows, columns = table.shape
         fields |= {"table": read(table), "table_dtype": _table_dtype(table)}

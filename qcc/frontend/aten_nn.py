@@ -154,8 +154,8 @@ def native_batch_norm(b: Builder, call: Call) -> Values:
     return _batch_norm(b, call), None, None
 
 
-def attention(b: Builder, call: Call) -> Values:
-    """`scaled_dot_product_attention` on [..., H, S, D]."""
+def attention(b: Builder, call: Call, *, grouped: bool = False) -> Values:
+    """`scaled_dot_product_attention` on [..., H, S, D]; `grouped` heads of keys serve several of queries each."""
     scalar, dropout = call.result.scalar, call.arguments.get("dropout_p", 0.0)
     if dropout != 0.0:
         raise Refusal("attention with dropout", "call model.eval() before the export")
@@ -163,7 +163,7 @@ def attention(b: Builder, call: Call) -> Values:
     lead = broadcast([type_of(one).shape[:-3] for one in (query, key, value)])
     if lead is None:
         raise Refusal("the batch axes of query, key and value do not broadcast")
-    grouped = call.arguments.get("enable_gqa", False)
+    grouped = grouped or bool(call.arguments.get("enable_gqa", False))
     heads = max((type_of(one).shape[-3] for one in (query, key, value) if type_of(one).rank > 2), key=_size, default=1)
     tensors: list[SSAValue] = []
     for one in (query, key, value):
@@ -197,8 +197,8 @@ def _mask(b: Builder, call: Call, scalar: str, lead: int) -> SSAValue | None:
 
 
 def flash_attention(b: Builder, call: Call) -> Values:
-    """The fused attention of torch's CPU kernels; its second result is for gradients."""
-    value = attention(b, call)
+    """The fused attention of torch's CPU kernels, whose heads may be grouped; its second result is for gradients."""
+    value = attention(b, call, grouped=True)
     assert isinstance(value, SSAValue)
     return value, None
 

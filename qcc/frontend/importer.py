@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch._ops import OpOverload
 from torch.fx import Node
-from xdsl.ir import SSAValue
+from xdsl.ir import Block, SSAValue
 
 from qcc.errors import Problem
 from qcc.frontend.aten_table import DROPPED, IN_PLACE, TABLE
@@ -21,7 +21,7 @@ from qcc.frontend.refusal import Refusal
 from qcc.frontend.symbols import Symbols
 from qcc.frontend.views import scatter, scatter_piece
 from qcc.ir.base import show
-from qcc.ir.dims import Dim
+from qcc.ir.dims import UNBOUNDED, Dim
 from qcc.ir.types import TensorType, tensor, type_of
 from qcc.numerics.torch_dtypes import SCALAR_NAMES
 
@@ -33,6 +33,7 @@ class Importer:
         self.builder = builder
         self.memory = Memory(same, self._compute, self._scatter)
         self.problems: list[Problem] = []
+        self.refused: dict[Node, Problem] = {}
 
     def visit(self, node: Node) -> None:
         """Compute a node, or note why that is not possible."""
@@ -41,7 +42,8 @@ class Importer:
             self._run(node)
         except Refusal as refusal:
             where = place or f"node {node.name}"
-            self._note(Problem(where, f"{_label(node)}: {refusal.what}", refusal.fix))
+            self.refused[node] = Problem(where, f"{_label(node)}: {refusal.what}", refusal.fix)
+            self._note(self.refused[node])
             self._stand_in(node)
 
     def _note(self, problem: Problem) -> None:
@@ -177,3 +179,39 @@ def _check(value: SSAValue | None, kind: TensorType | None) -> None:
         raise Refusal(f"qcc derives the shape {show(found.shape)} where the export has {show(kind.shape)}")
     if found.element != kind.element:
         raise Refusal(f"qcc derives {found.scalar} elements where the export has {kind.scalar}")
+
+
+def refused_nodes(graph: torch.fx.GraphModule) -> dict[Node, Problem]:
+    """Say of every node of a functional graph that the front end does not take why; the graph is not changed.
+
+    Sizes may be any that the placeholders mention.
+    """
+    symbols = Symbols({name: (1, UNBOUNDED) for name in _sizes(graph)})
+    builder = Builder(Block(), symbols)
+    importer = Importer(builder, {})
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            _stand_for(importer, node)
+        elif node.op != "output":
+            importer.visit(node)
+    return importer.refused
+
+
+def _sizes(graph: torch.fx.GraphModule) -> set[str]:
+    values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "placeholder"]
+    sizes = [one for value in values for one in (value.shape if isinstance(value, torch.Tensor) else [value])]
+    return {str(name) for one in sizes if isinstance(one, torch.SymInt) for name in one.node.expr.free_symbols}
+
+
+def _stand_for(importer: Importer, node: Node) -> None:
+    value = node.meta.get("val")
+    if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
+        importer.memory.define(node, _plain(importer.builder.symbols.dim(value)))
+    elif not isinstance(value, torch.Tensor):
+        importer.memory.define(node, value)
+    else:
+        try:
+            importer.memory.define(node, importer.builder.stand_in(exported_type(importer.builder.symbols, value)))
+        except Refusal:
+            # whatever reads it is refused
+            importer.memory.define(node, None)

@@ -100,7 +100,7 @@ def contract(
     for start in range(0, columns, group):
         x, w = left.integers[:, start : start + group], right.integers[:, start : start + group]
         sx, sw = left.at(left.scale, start)[:, None], right.at(right.scale, start)[None, :]
-        result = result + (sw if one_a_row else sx * sw) * _exact_product(x, w).to(real)
+        result = result + (sw if one_a_row else sx * sw) * exact_product(x, w).to(real)
         if right.offset is not None:
             offset = right.at(right.offset, start)[None, :]
             result = result + (offset if one_a_row else sx * offset) * x.sum(-1, keepdim=True).to(real)
@@ -153,11 +153,11 @@ def _operand(quantized: QuantizedTensor, real: torch.dtype) -> _Operand:
 
 
 def _group_sums(x: torch.Tensor, w: torch.Tensor, group: int) -> torch.Tensor:
-    sums = [_exact_product(x[:, k : k + group], w[:, k : k + group]) for k in range(0, x.shape[1], group)]
+    sums = [exact_product(x[:, k : k + group], w[:, k : k + group]) for k in range(0, x.shape[1], group)]
     return torch.stack(sums, -1) if sums else torch.zeros(x.shape[0], w.shape[0], 0, dtype=torch.int64)
 
 
-def _exact_product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+def exact_product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """Multiply integer matrices [M, K] and [N, K] exactly; float matmuls are fast and exact below their mantissa."""
     bound = x.shape[1] * _peak(x) * _peak(w)
     if bound >= _EXACT_FLOAT64:

@@ -8,41 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 
 from qcc.interpreter.values import Evaluate, Frame, wide
 from qcc.ir import elementwise as ir
-from qcc.ir.elementwise import BinaryFunction, UnaryFunction
+from qcc.ir.elementwise import BinaryFunction
 from qcc.ir.types import type_of
-
-
-def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-UNARY: dict[UnaryFunction, Callable[[torch.Tensor], torch.Tensor]] = {
-    UnaryFunction.ABS: torch.abs,
-    UnaryFunction.NEG: torch.neg,
-    UnaryFunction.EXP: torch.exp,
-    UnaryFunction.LOG: torch.log,
-    UnaryFunction.SQRT: torch.sqrt,
-    UnaryFunction.RSQRT: torch.rsqrt,
-    UnaryFunction.RECIPROCAL: torch.reciprocal,
-    UnaryFunction.SIN: torch.sin,
-    UnaryFunction.COS: torch.cos,
-    UnaryFunction.TANH: torch.tanh,
-    UnaryFunction.ERF: torch.erf,
-    UnaryFunction.SIGMOID: torch.sigmoid,
-    UnaryFunction.RELU: torch.relu,
-    UnaryFunction.SILU: F.silu,
-    UnaryFunction.GELU: F.gelu,
-    UnaryFunction.GELU_TANH: _gelu_tanh,
-    UnaryFunction.HARDSWISH: F.hardswish,
-    UnaryFunction.HARDSIGMOID: F.hardsigmoid,
-    UnaryFunction.FLOOR: torch.floor,
-    UnaryFunction.NOT: torch.logical_not,
-    UnaryFunction.ISNAN: torch.isnan,
-}
+from qcc.numerics.functions import UNARY
 
 
 def _floordiv(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
@@ -19,6 +19,11 @@ from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp, program_of
 from qcc.ir.types import type_of
 from qcc.numerics.tensor import QuantizedTensor
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
+
+Step = tuple[Operation, tuple[torch.Tensor | QuantizedTensor, ...]]
+Inside = Generator[Step, None, list[torch.Tensor]]
+Steps = Generator[Step, None, dict[str, torch.Tensor]]
+"""One call under way: operations with their results, in the order of execution; in the end the outputs by name."""
 
 Observer = Callable[[Operation, tuple[torch.Tensor | QuantizedTensor, ...]], None]
 """Called after every operation with its result values, in kernels too: after their operations, then for themselves."""
@@ -56,9 +61,23 @@ class Interpreter:
         """Execute one call; see `run_with`."""
         return self.run_with(inputs, None)
 
-    @torch.no_grad()
     def run_with(self, inputs: Mapping[str, torch.Tensor], observe: Observer | None) -> dict[str, torch.Tensor]:
-        """Execute one call: input name -> tensor gives output name -> tensor; `observe` sees every operation.
+        """Execute one call; `observe` sees every operation. See `steps`, which says what is raised."""
+        steps = self.steps(inputs)
+        while True:
+            try:
+                op, results = next(steps)
+            except StopIteration as end:
+                return end.value
+            if observe is not None:
+                observe(op, results)
+            del results  # memory of large models: nothing outlives its last use
+
+    @torch.no_grad()
+    def steps(self, inputs: Mapping[str, torch.Tensor]) -> Steps:
+        """Execute one call step by step: input name -> tensor gives, in the end, output name -> tensor.
+
+        Yields every operation with its results once it is done, and holds no value that is not read any more.
 
         Raises:
             ShapeError: inputs are missing, unknown, or of a wrong shape or dtype (all are listed), or an
@@ -70,9 +89,13 @@ class Interpreter:
             argument: inputs[name].to(frame.torch_dtype(type_of(argument)))
             for name, argument in zip(program.input_names, program.body.block.args, strict=True)
         }
-        outputs = _execute(program.body.block, values, frame, observe)
+        outputs = yield from _execute(program.body.block, values, frame)
         self.state = {**self.state, **frame.next_state}
         return dict(zip(program.output_names, outputs, strict=True))
+
+    def replace_weight(self, key: str, weight: torch.Tensor | QuantizedTensor) -> None:
+        """Use another value for a weight from here on, in calls under way too where they have not read it yet."""
+        self._weights[key] = weight
 
     def _bind(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
         """Check names and dtypes, then read the symbols' values off the shapes."""
@@ -119,35 +142,33 @@ def _read(
         raise CheckpointError("the weights do not fit the program", problems)
 
 
-def _execute(
-    block: Block, values: dict[SSAValue, torch.Tensor], frame: Frame, observe: Observer | None
-) -> list[torch.Tensor]:
+def _execute(block: Block, values: dict[SSAValue, torch.Tensor], frame: Frame) -> Inside:
     """Execute a block on the values of its arguments and return what its last operation ends it with."""
     remaining = Counter(operand for op in block.ops for operand in op.operands)
     for op in block.ops:
         operands = [values[operand] for operand in op.operands]
         if isinstance(op, ReturnOp | YieldOp):
             return operands
-        results = _evaluate(op, operands, frame, observe)
+        results = yield from _evaluate(op, operands, frame)
         for result, value in zip(op.results, results, strict=True):
             if remaining[result]:
                 values[result] = value
-        if observe is not None:
-            observe(op, results)
+        yield op, results
         for operand in op.operands:
             remaining[operand] -= 1
             if not remaining[operand]:
                 values.pop(operand, None)  # memory of large models: nothing outlives its last use
+        del operands, results
     raise QccError("the program has no qcc.return")
 
 
 def _evaluate(
-    op: Operation, operands: list[torch.Tensor], frame: Frame, observe: Observer | None
-) -> tuple[torch.Tensor, ...]:
+    op: Operation, operands: list[torch.Tensor], frame: Frame
+) -> Generator[Step, None, tuple[torch.Tensor, ...]]:
     """Return the results of one operation; a kernel's region is executed on values of its own."""
     if isinstance(op, KernelOp):
         inside: dict[SSAValue, torch.Tensor] = dict(zip(op.body.block.args, operands, strict=True))
-        return tuple(_execute(op.body.block, inside, frame, observe))
+        return tuple((yield from _execute(op.body.block, inside, frame)))
     if type(op) not in TAKES_QUANTIZED and any(isinstance(one, QuantizedTensor) for one in operands):
         raise fail(op, "takes no quantized tensor", fix="put a qcc.dequantize in front of it")
     found = MEANING[type(op)](op, operands, frame)

@@ -82,6 +82,8 @@ def _softmax(op: ir.SoftmaxOp, args: list[torch.Tensor], frame: Frame) -> torch.
 
 
 def _pool(op: ir.PoolOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
+    if not args[0].is_floating_point():
+        return _integer_pool(op, args[0])
     value, kind = wide(args[0]), op.kind.data
     window, stride, padding = int_array(op.window), int_array(op.stride), int_array(op.padding)
     # pads by hand: torch takes no padding above half the window
@@ -94,6 +96,22 @@ def _pool(op: ir.PoolOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor
             inside = F.pad(torch.ones_like(value[:1, :1]), widths)
             result = result / _AVERAGE_POOL[len(window)](inside, window, stride)
     return result.to(args[0].dtype)
+
+
+def _integer_pool(op: ir.PoolOp, value: torch.Tensor) -> torch.Tensor:
+    window = int_array(op.window)
+    largest = op.kind.data is PoolKind.MAX
+    widths = [width for size in reversed(int_array(op.padding)) for width in (size, size)]
+    padded = F.pad(value, widths, value=torch.iinfo(value.dtype).min if largest else 0)
+    if not largest:
+        padded = padded.to(torch.int64)
+    for axis, (size, step) in enumerate(zip(window, int_array(op.stride), strict=True), start=2):
+        parts = padded.unfold(axis, size, step)
+        padded = parts.amax(-1) if largest else parts.sum(-1)
+    limits = torch.iinfo(value.dtype)
+    if padded.numel() and not limits.min <= int(padded.min()) <= int(padded.max()) <= limits.max:
+        raise fail(op, f"sums up to {int(padded.abs().max())} do not fit {value.dtype}", "sum in wider integers")
+    return padded.to(value.dtype)
 
 
 def _norm(op: transformer.NormOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from qcc.interpreter.contraction import contract
 from qcc.interpreter.parameters import computed_parameters, plain_parameters, quantize_given, stored_parameters
-from qcc.interpreter.values import Evaluate, Frame, fail
+from qcc.interpreter.values import Evaluate, Frame
 from qcc.ir import quant as ir
 from qcc.ir import storage, transform
 from qcc.ir.types import type_of
@@ -38,17 +38,6 @@ def _qparams(op: ir.QparamsOp, args: list[torch.Tensor], frame: Frame) -> tuple[
     qtype, (value, *roots) = op.format.data, args
     found = computed_parameters(op, value, qtype, roots)
     return plain_parameters(type_of(op.input), qtype, found, frame)
-
-
-def _requant(op: ir.RequantOp, args: list[torch.Tensor], frame: Frame) -> torch.Tensor:
-    value, multiplier, shift = (one.to(torch.int64) for one in args)
-    if bool(((shift < 0) | (shift > 62)).any()):
-        raise fail(op, f"shifts {int(shift.min())}..{int(shift.max())} are outside 0..62")
-    half = torch.where(shift > 0, torch.ones_like(shift) << (shift - 1).clamp(min=0), 0)
-    result = (value * multiplier + half) >> shift
-    dtype = frame.torch_dtype(type_of(op.result))
-    limits = torch.iinfo(dtype)
-    return result.clamp(limits.min, limits.max).to(dtype)
 
 
 def _contract(op: ir.ContractOp, args: list[torch.Tensor | QuantizedTensor], frame: Frame) -> torch.Tensor:
@@ -84,7 +73,6 @@ TABLE: dict[type, Evaluate] = {
     ir.QuantizeOp: _quantize,
     ir.DequantizeOp: _dequantize,
     ir.QparamsOp: _qparams,
-    ir.RequantOp: _requant,
     ir.ContractOp: _contract,
     transform.SliceBitsOp: _slice_bits,
     storage.PackOp: _pack,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from xdsl.dialects.builtin import DenseArrayBase, FloatAttr, IntegerAttr, StringAttr, f64, i64
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -10,13 +10,16 @@ from xdsl.irdl import IRDLOperation, ParsePropInAttrDict
 from xdsl.utils.exceptions import VerifyException
 
 from qcc.ir.dims import Dim, Shape
-from qcc.ir.types import DimAttr, TensorType, type_of
+from qcc.ir.types import INTEGER_RANGES, DimAttr, TensorType, type_of
 
 LOCATION = "at"
 """Name of the attribute that says which line and module of the user's model an operation comes from."""
 
 LAYER = "layer"
 """Name of the attribute that keeps the name of a layer once its weight goes by another."""
+
+SOLVER = "solver"
+"""Name of the attribute that says how the codes of a weight are chosen, where it is not by rounding to nearest."""
 
 LEFT_IN_FLOAT = "left_in_float"
 """Name of the attribute that says why a layer was not quantized."""
@@ -96,6 +99,20 @@ def expect_float(op: Operation, value: SSAValue, role: str) -> TensorType:
     return kind
 
 
+def expect_integer(op: Operation, value: SSAValue, role: str) -> TensorType:
+    """Return the type of an operand that must be plain integers, truth values not among them."""
+    kind = type_of(value)
+    if kind.qtype is not None or kind.scalar not in INTEGER_RANGES:
+        raise refuse(op, f"{role} must be an integer tensor, got {kind}")
+    return kind
+
+
+def expect_numbers(op: Operation, value: SSAValue, role: str) -> TensorType:
+    """Return the type of an operand that must be plain floats or integers."""
+    kind = type_of(value)
+    return kind if kind.is_float else expect_integer(op, value, role)
+
+
 def expect_axis(op: Operation, axis: int, rank: int) -> int:
     """Refuse an axis outside `0..rank-1`."""
     if not 0 <= axis < rank:
@@ -122,6 +139,6 @@ def optional(value: OptionalOperand) -> list[Operand]:
     return [] if value is None else [value]
 
 
-def present(properties: dict[str, Attribute | None]) -> dict[str, Attribute]:
+def present(properties: Mapping[str, Attribute | None]) -> dict[str, Attribute]:
     """Drop the properties that were not given."""
     return {name: attribute for name, attribute in properties.items() if attribute is not None}

@@ -1,27 +1,63 @@
-"""What a pass may reach besides the module: the weight store, when the caller has one."""
+"""What a pass may reach besides the module: the weight store and the calibration, when the caller has them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin
+from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.ir import SSAValue
 
 from qcc.errors import QccError
 from qcc.ir.dialect import QCC
 
 if TYPE_CHECKING:
-    from qcc.ir.store import WeightStore
+    from torch import Tensor
+
+    from qcc.ir.store import Weight, WeightStore
+
+Watch = Mapping[SSAValue, "Callable[[Tensor], None]"]
+"""What to call with a value, by value; a value is a tensor `[..., K]` in the dtype of its type."""
+
+
+class Walk(Protocol):
+    """All samples on their way through a program, side by side."""
+
+    def advance(self, value: SSAValue, see: Callable[[Tensor], None]) -> None:
+        """Go on to where a value is computed and show it, once a sample; values are asked for in program order."""
+        ...
+
+    def replace_weight(self, key: str, weight: Weight) -> None:
+        """Go on with another value of a weight, wherever it is read from here on."""
+        ...
+
+
+class Calibration(Protocol):
+    """Runs a module on samples. Passes ask for values; who runs what, and on which samples, is the caller's affair."""
+
+    def observe(self, module: ModuleOp, store: WeightStore, watch: Watch) -> None:
+        """Run every sample once, in order, and show the watched values of each.
+
+        Raises:
+            ShapeError: naming the samples that do not fit the program.
+        """
+        ...
+
+    def walk(self, module: ModuleOp, store: WeightStore) -> Walk:
+        """Start every sample; see `Walk`."""
+        ...
 
 
 class QccContext(Context):
-    """An xDSL context that knows the dialect and carries the weights beside the text."""
+    """An xDSL context that knows the dialect and carries the weights beside the text, and what runs samples."""
 
-    def __init__(self, store: WeightStore | None = None) -> None:
+    def __init__(self, store: WeightStore | None = None, calibration: Calibration | None = None) -> None:
         super().__init__()
         self.load_dialect(Builtin)
         self.load_dialect(QCC)
         self.store = store
+        self.calibration = calibration
 
 
 def store_of(context: Context, user: str) -> WeightStore:
@@ -37,3 +73,18 @@ def store_of(context: Context, user: str) -> WeightStore:
             fix="put the weights next to the text as NAME.safetensors, or give --weights FILE",
         )
     return store
+
+
+def calibration_of(context: Context, user: str, fix: str) -> Calibration:
+    """Return what runs samples for a pass that needs statistics; `fix` is the way out without any.
+
+    Raises:
+        QccError: if the compilation was given no samples.
+    """
+    calibration = context.calibration if isinstance(context, QccContext) else None
+    if calibration is None:
+        raise QccError(
+            f"{user} needs calibration, and no samples were given",
+            fix=f"give samples (calibration=... in Python, --calib FILE on the command line), or {fix}",
+        )
+    return calibration

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from xdsl.ir import Attribute, Dialect, Operation
 
-from qcc.ir import elementwise, gather, kernel, nn, program, quant, shape, storage, transform, transformer, types
+from qcc.ir import (
+    elementwise,
+    gather,
+    integer,
+    integer_rows,
+    kernel,
+    nn,
+    program,
+    quant,
+    shape,
+    storage,
+    transform,
+    transformer,
+    types,
+)
 
 OPERATIONS: list[type[Operation]] = [
     program.ProgramOp,
@@ -47,6 +61,13 @@ OPERATIONS: list[type[Operation]] = [
     quant.QparamsOp,
     quant.RequantOp,
     quant.ContractOp,
+    integer.CodesOp,
+    integer.OfCodesOp,
+    integer.IntegerContractOp,
+    integer.IntegerMatmulOp,
+    integer.LookupOp,
+    integer_rows.IntegerSoftmaxOp,
+    integer_rows.IntegerNormOp,
     transform.RotateOp,
     transform.PermuteOp,
     transform.ScaleAxisOp,

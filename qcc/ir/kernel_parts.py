@@ -18,13 +18,23 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from qcc.ir.base import refuse, show
 from qcc.ir.elementwise import BinaryOp, CastOp, UnaryOp
+from qcc.ir.integer import IntegerContractOp, IntegerMatmulOp, LookupOp
+from qcc.ir.integer_rows import IntegerNormOp, IntegerSoftmaxOp
 from qcc.ir.nn import ConvOp, LinearOp, MatmulOp, UnfoldOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp, RequantOp
 from qcc.ir.transform import AddLowrankOp, AddSparseOp, ExpandKOp, PermuteOp, RotateOp, ScaleAxisOp
 from qcc.ir.transformer import AttentionOp, NormOp, RopeOp
 from qcc.ir.types import type_of
 
-ROOTS: tuple[type[Operation], ...] = (ContractOp, LinearOp, MatmulOp, ConvOp, AttentionOp)
+ROOTS: tuple[type[Operation], ...] = (
+    ContractOp,
+    LinearOp,
+    MatmulOp,
+    ConvOp,
+    AttentionOp,
+    IntegerContractOp,
+    IntegerMatmulOp,
+)
 """Operations that a kernel has at most one of."""
 
 PROLOGUE: tuple[type[Operation], ...] = (
@@ -40,6 +50,10 @@ PROLOGUE: tuple[type[Operation], ...] = (
     CastOp,
     RopeOp,
     UnfoldOp,
+    RequantOp,
+    LookupOp,
+    IntegerNormOp,
+    IntegerSoftmaxOp,
 )
 """Operations that may stand before the root, or in a kernel without one."""
 
@@ -54,6 +68,9 @@ EPILOGUE: tuple[type[Operation], ...] = (
     QuantizeOp,
     NormOp,
     RotateOp,
+    LookupOp,
+    IntegerNormOp,
+    IntegerSoftmaxOp,
 )
 """Operations that may stand in the chain after the root."""
 

@@ -25,6 +25,7 @@ from qcc.ir.base import (
     QccOperation,
     expect_axis,
     expect_float,
+    expect_numbers,
     expect_same_element,
     expect_shape,
     integer,
@@ -211,7 +212,7 @@ class UnfoldOp(QccOperation):
 
     def verify_(self) -> None:
         """Refuse windows that do not fit the spatial axes."""
-        kind = expect_float(self, self.input, "input")
+        kind = expect_numbers(self, self.input, "input")
         window, stride, padding, dilation = (
             int_array(one) for one in (self.window, self.stride, self.padding, self.dilation)
         )
@@ -266,13 +267,14 @@ class EmbeddingOp(QccOperation):
         super().__init__(operands=[table, ids], result_types=[result])
 
     def verify_(self) -> None:
-        """Refuse a table that is no matrix, and ids that are no integers. The table may be quantized."""
+        """Refuse a table that is no matrix, and ids that are no integers. The table may be quantized, or integers."""
         table, ids = type_of(self.table), type_of(self.ids)
         if table.rank != 2 or ids.scalar not in ("i64", "i32"):
             raise refuse(self, f"table {table} cannot be read at {ids}")
         if table.qtype is None:
             expect_same_element(self, [self.table, self.result])
-        expect_float(self, self.result, "result")
+        if table.qtype is not None:
+            expect_float(self, self.result, "result")
         expect_shape(self, self.result, (*ids.shape, table.shape[1]))
 
 
@@ -301,11 +303,12 @@ class SoftmaxOp(QccOperation):
 
 
 class PoolKind(StrEnum):
-    """`average_valid` leaves padding out of the divisor (torch's `count_include_pad=False`)."""
+    """`average_valid` leaves padding out of the divisor (torch's `count_include_pad=False`); `sum` takes integers."""
 
     MAX = "max"
     AVERAGE = "average"
     AVERAGE_VALID = "average_valid"
+    SUM = "sum"
 
 
 @irdl_attr_definition
@@ -317,7 +320,11 @@ class PoolKindAttr(EnumAttribute[PoolKind], SpacedOpaqueSyntaxAttribute):
 
 @irdl_op_definition
 class PoolOp(QccOperation):
-    """Pooling over windows of the last n axes of `[B, C, *S]`."""
+    """Pooling over windows of the last n axes of `[B, C, *S]`.
+
+    Floats have a maximum and averages, integers a maximum and a sum. Padding is -inf (of integers the least) for the
+    maximum, else zero.
+    """
 
     name = "qcc.pool"
 
@@ -354,8 +361,10 @@ class PoolOp(QccOperation):
         )
 
     def verify_(self) -> None:
-        """Refuse windows that do not fit the spatial axes."""
-        kind = expect_float(self, self.input, "input")
+        """Refuse windows that do not fit the spatial axes, averages of integers, and sums of floats."""
+        kind = expect_numbers(self, self.input, "input")
+        if self.kind.data is not PoolKind.MAX and kind.is_float == (self.kind.data is PoolKind.SUM):
+            raise refuse(self, f"{self.kind.data} does not take {kind.scalar}")
         window, stride, padding = (int_array(one) for one in (self.window, self.stride, self.padding))
         if not len(window) == len(stride) == len(padding) == kind.rank - 2 or min(window, default=0) < 1:
             raise refuse(self, f"window {list(window)} does not fit {show(kind.shape)}")

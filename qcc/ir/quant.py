@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from xdsl.dialects.builtin import IntegerAttr
 from xdsl.dialects.utils import EnumAttribute
 from xdsl.ir import SpacedOpaqueSyntaxAttribute, SSAValue
 from xdsl.irdl import (
@@ -30,7 +31,9 @@ from qcc.ir.base import (
     OptionalOperand,
     QccOperation,
     expect_float,
+    expect_integer,
     expect_shape,
+    integer,
     operand_type,
     optional,
     present,
@@ -40,7 +43,7 @@ from qcc.ir.base import (
 from qcc.ir.dims import Dim
 from qcc.ir.nn import check_linear_shapes
 from qcc.ir.parameters import check_given, check_parameters, given_parts, parameter_types
-from qcc.ir.types import QTypeAttr, TensorType, tensor, type_of
+from qcc.ir.types import INTEGER_RANGES, QTypeAttr, TensorType, tensor, type_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.stored_parts import Role, parameter_parts, root_parts
 
@@ -50,8 +53,8 @@ class QuantizeOp(QccOperation):
     """Encode a float tensor in the result's format.
 
     The format's parameters, in its order (scales leaf to root, offset, zero points leaf to root, their offset,
-    selector), are given, as for static activations, or computed from the values at hand (dynamic, or weights). A
-    `dynamic_local` format is given the scales above its leaf and computes the rest.
+    selector), are given, as for static activations, or computed from the values at hand (dynamic, weights, and
+    whatever is not calibrated yet). A `dynamic_local` format is given the scales above its leaf and computes the rest.
     """
 
     name = "qcc.quantize"
@@ -93,7 +96,8 @@ class QuantizeOp(QccOperation):
         if result.qtype is None:
             raise refuse(self, f"result must be quantized, got {result}")
         expect_shape(self, self.result, kind.shape)
-        check_given(self, kind.shape, result.qtype, self.parameters)
+        if self.parameters:
+            check_given(self, kind.shape, result.qtype, self.parameters)
 
 
 @irdl_op_definition
@@ -152,13 +156,16 @@ class QparamsOp(QccOperation):
 class RequantOp(QccOperation):
     """`clamp(round_half_up(input * multiplier / 2**shift))`: integers to narrower integers without floats.
 
-    `input` is `i32` [..., C]; `multiplier` and `shift` (0..62) are `i32` [1] or [C] (Jacob et al., arXiv 1712.05877).
-    Exact in 64 bits: `(input * multiplier + (1 << shift >> 1)) >> shift`, an arithmetic shift; the clamp is to the
-    range of the result's element type.
+    `input` is [..., C] of any integers; `multiplier` and `shift` (0..62) are `i32` [1] or [C] (Jacob et al., arXiv
+    1712.05877). Exact in 64 bits: `(input * multiplier + (1 << shift >> 1)) >> shift`, an arithmetic shift; a product
+    beyond 63 bits is an error. The clamp is to `low`..`high`, where they are given, else to the range of the result's
+    element type. A power of two has multiplier 1.
     """
 
     name = "qcc.requant"
 
+    low = opt_prop_def(IntegerAttr)
+    high = opt_prop_def(IntegerAttr)
     input = operand_def(TensorType)
     multiplier = operand_def(TensorType)
     shift = operand_def(TensorType)
@@ -167,21 +174,43 @@ class RequantOp(QccOperation):
     traits = traits_def(Pure())
     assembly_format = "$input `,` $multiplier `,` $shift attr-dict `:` functional-type(operands, results)"
 
-    def __init__(self, value: Operand, multiplier: Operand, shift: Operand, scalar: str = "i8") -> None:
-        super().__init__(operands=[value, multiplier, shift], result_types=[operand_type(value).with_element(scalar)])
+    def __init__(
+        self,
+        value: Operand,
+        multiplier: Operand,
+        shift: Operand,
+        scalar: str = "i8",
+        *,
+        low: int | None = None,
+        high: int | None = None,
+    ) -> None:
+        limits = {name: None if one is None else integer(one) for name, one in (("low", low), ("high", high))}
+        super().__init__(
+            properties=present(limits),
+            operands=[value, multiplier, shift],
+            result_types=[operand_type(value).with_element(scalar)],
+        )
 
     def verify_(self) -> None:
-        """Refuse anything but integers, and parameters that are neither per tensor nor per channel."""
-        kind = type_of(self.input)
-        for value in (self.input, self.multiplier, self.shift):
-            if type_of(value).scalar != "i32":
-                raise refuse(self, f"operands must be i32, got {value.type}")
+        """Refuse anything but integers, parameters that are neither per tensor nor per channel, and empty ranges."""
+        kind = expect_integer(self, self.input, "input")
         for value in (self.multiplier, self.shift):
+            if type_of(value).scalar != "i32":
+                raise refuse(self, f"multiplier and shift must be i32, got {value.type}")
             if type_of(value).shape not in ((Dim.of(1),), kind.shape[-1:]):
                 raise refuse(self, f"{value.type} is neither per tensor nor per channel of {show(kind.shape)}")
         if type_of(self.result).scalar not in ("i8", "u8", "i32"):
             raise refuse(self, f"result must be i8, u8 or i32, got {self.result.type}")
+        check_limits(self, self.low, self.high, type_of(self.result))
         expect_shape(self, self.result, kind.shape)
+
+
+def check_limits(op: QccOperation, low: IntegerAttr | None, high: IntegerAttr | None, result: TensorType) -> None:
+    """Refuse a clamp to an empty range, or to one that the result's element type does not hold."""
+    least, most = INTEGER_RANGES[result.scalar]
+    bottom, top = (least if low is None else low.value.data), (most if high is None else high.value.data)
+    if not least <= bottom <= top <= most:
+        raise refuse(op, f"clamps to {bottom}..{top}, which {result.scalar} does not hold or which is empty")
 
 
 class Plan(StrEnum):

@@ -42,6 +42,7 @@ from qcc.ir.base import (
 from qcc.ir.dims import Dim
 from qcc.ir.parameters import check_given
 from qcc.ir.types import QTypeAttr, TensorType, type_of
+from qcc.numerics.hadamard_sizes import has_hadamard
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
 
@@ -81,7 +82,8 @@ class ExpansionModeAttr(EnumAttribute[ExpansionMode], SpacedOpaqueSyntaxAttribut
 class RotateOp(QccOperation):
     """Multiply along one axis by an orthogonal matrix: `x @ R`, or `x @ R^T` if `inverse`.
 
-    Hadamard matrices are normalised by 1/sqrt(n); `block` is the size n of each diagonal block.
+    Hadamard matrices (of 2^k channels, and of 12, 20, 28, ... times 2^k) are normalised by 1/sqrt(n); `block`
+    is the size n of each diagonal block.
     """
 
     name = "qcc.rotate"
@@ -135,8 +137,8 @@ class RotateOp(QccOperation):
             self._verify_block(kind.shape[axis], self.block.value.data)
 
     def _verify_block(self, size: Dim, block: int) -> None:
-        if block < 1 or block & (block - 1):
-            raise refuse(self, f"there is no Hadamard matrix of size {block} here: it is no power of two")
+        if not has_hadamard(block):
+            raise refuse(self, f"no Hadamard matrix of size {block} is known here")
         if size.exact_div(block) is None:
             raise refuse(self, f"blocks of {block} do not divide {size}")
         if self.kind.data is RotationKind.HADAMARD and size != Dim.of(block):

@@ -33,6 +33,8 @@ SCALARS: dict[str, Attribute] = {
 
 _NAMES = {attribute: name for name, attribute in SCALARS.items()}
 FLOATS = ("f64", "f32", "f16", "bf16")
+INTEGER_RANGES = {"i64": (-(2**63), 2**63 - 1), "i32": (-(2**31), 2**31 - 1), "i8": (-128, 127), "u8": (0, 255)}
+"""Least and largest value of every integer element type; `i1` is a truth value, not one of them."""
 
 
 @irdl_attr_definition

@@ -36,6 +36,7 @@ from qcc.numerics.qtype_parts import (
 )
 
 MAX_CODE_BITS = 8
+MAX_TENSOR_BITS = 16
 MAX_FIXED_POINT_BITS = 32
 
 
@@ -50,7 +51,7 @@ def type_problems(
     overflow: Overflow,
 ) -> Iterator[str]:
     """Yield one sentence for everything wrong with a type made of these parts."""
-    yield from _decode_problems(decode, grid, is_fixed_point(levels))
+    yield from _decode_problems(decode, grid, _widest(levels))
     yield from _layout_problems(decode, layout)
     yield from levels_problems(levels, "level")
     if not levels and not _may_be_unscaled(decode):
@@ -72,16 +73,23 @@ def is_fixed_point(levels: tuple[Level, ...]) -> bool:
     return len(levels) == 1 and levels[0].dtype == "pow2" and levels[0].statistic == "constant"
 
 
+def _widest(levels: tuple[Level, ...]) -> int:
+    """Give the bits that integer codes may have: more where one scale, or a constant one, is all there is."""
+    if is_fixed_point(levels):
+        return MAX_FIXED_POINT_BITS
+    return MAX_TENSOR_BITS if len(levels) == 1 and is_whole(levels[0].block) else MAX_CODE_BITS
+
+
 def _may_be_unscaled(decode: Decode) -> bool:
     if isinstance(decode, SelectDecode):
         return all(map(_may_be_unscaled, decode.options))
     return isinstance(decode, TableDecode | FloatDecode)
 
 
-def _decode_problems(decode: Decode, grid: Grid, fixed_point: bool) -> Iterator[str]:
+def _decode_problems(decode: Decode, grid: Grid, widest: int) -> Iterator[str]:
     match decode:
         case IntDecode():
-            yield from _int_problems(decode, grid, fixed_point)
+            yield from _int_problems(decode, grid, widest)
         case FloatDecode(exponent, mantissa, bias):
             if exponent < 1 or mantissa < 0 or not 3 <= decode.bits <= MAX_CODE_BITS:
                 yield f"{decode} needs an exponent bit or more and 3 to 8 bits in all, sign included"
@@ -96,15 +104,14 @@ def _decode_problems(decode: Decode, grid: Grid, fixed_point: bool) -> Iterator[
             if coefficients == "twos" and digits != "01":
                 yield f"two's complement planes have the digits 01, not {digits}"
         case SelectDecode():
-            yield from _select_problems(decode, grid, fixed_point)
+            yield from _select_problems(decode, grid, widest)
     if grid == "mid_rise" and not isinstance(decode, IntDecode | PlanesDecode):
         yield "a mid_rise grid needs integer codes or digit planes"
 
 
-def _int_problems(decode: IntDecode, grid: Grid, fixed_point: bool) -> Iterator[str]:
-    limit = MAX_FIXED_POINT_BITS if fixed_point else MAX_CODE_BITS
-    if not 1 <= decode.bits <= limit:
-        yield f"{decode} has {decode.bits} bits, but 1 to {limit} are possible"
+def _int_problems(decode: IntDecode, grid: Grid, widest: int) -> Iterator[str]:
+    if not 1 <= decode.bits <= widest:
+        yield f"{decode} has {decode.bits} bits, but 1 to {widest} are possible"
         return
     if (decode.low is None) != (decode.high is None):
         yield f"{decode} has one bound of its range without the other"
@@ -134,9 +141,9 @@ def _table_problems(decode: TableDecode) -> Iterator[str]:
         yield f"a table of {decode_states(decode)} values, but at most 256 are possible"
 
 
-def _select_problems(decode: SelectDecode, grid: Grid, fixed_point: bool) -> Iterator[str]:
+def _select_problems(decode: SelectDecode, grid: Grid, widest: int) -> Iterator[str]:
     for option in decode.options:
-        yield from _decode_problems(option, grid, fixed_point)
+        yield from _decode_problems(option, grid, widest)
         yield from _layout_problems(option, "dense")
     yield from _selector_problems(decode.selector, len(decode.options), "decodes")
     shares = decode.fractions

@@ -30,9 +30,9 @@ from qcc.numerics.statistics import peak
 from qcc.numerics.tensor import Parameters
 
 # Shrinking the range from whole to a fifth in steps of 1 % (MR-GPTQ, arXiv 2509.23202, searches the same span).
-_FACTORS = tuple(step / 100 for step in range(100, 19, -1))
+FACTORS = tuple(step / 100 for step in range(100, 19, -1))
 # Powers of two: one exponent up, as it is, one down.
-_EXPONENT_FACTORS = (1.0, 2.0, 0.5)
+EXPONENT_FACTORS = (1.0, 2.0, 0.5)
 # Outlier-victim pairs start with every value normal and end with the largest on the largest outlier.
 _PAIR_FACTORS = tuple(0.93**step for step in range(60))
 
@@ -78,7 +78,7 @@ def _best_factors(x: Tensor, qtype: QType, statistics: Statistics, level: Level)
 def _factors(qtype: QType, level: Level) -> tuple[float, ...]:
     if qtype.layout == "ovp":
         return _PAIR_FACTORS
-    return _EXPONENT_FACTORS if level.dtype in ("e8m0", "pow2") else _FACTORS
+    return EXPONENT_FACTORS if level.dtype in ("e8m0", "pow2") else FACTORS
 
 
 def selected_parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameters:

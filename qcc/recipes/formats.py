@@ -8,6 +8,7 @@ from typing import Literal
 from qcc.errors import RecipeError
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import Granularity, QType, int_qtype
+from qcc.numerics.qtype_parts import Block
 
 FLOAT_FORMATS = ("f32", "f16", "bf16")
 
@@ -61,3 +62,13 @@ def quantized_type(text: str, group: Granularity, scale: str, when: Literal["sta
         return int_qtype(bits, symmetric=symmetric, group=group, scale=scale, when=when)
     whole = format_of(text)
     return replace(whole, when=when) if whole.when == "static" else whole
+
+
+def with_statistic(qtype: QType, clip: Literal["amax", "mse"] | float, block: Block | None = None) -> QType:
+    """Return a format of one level with scales that cover another range, for each `block` if one is given.
+
+    `clip` is a statistic, or a percentile.
+    """
+    (level,) = qtype.levels
+    statistic, constant = (clip, None) if isinstance(clip, str) else ("percentile", clip)
+    return replace(qtype, levels=(replace(level, block=block or level.block, statistic=statistic, constant=constant),))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
-from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type
+from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, with_statistic
 
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
@@ -62,16 +64,18 @@ class WeightScheme(_Formatted):
     """How the weights of a layer are stored.
 
     `int<k>` is symmetric, `uint<k>` asymmetric with an integer zero point per group. `group` counts columns (the
-    reduction axis); `row` is one scale per output channel. A preset or a whole type says both itself.
+    reduction axis); `row` is one scale per output channel. A preset or a whole type says both itself. `clip` is the
+    range that scales cover: the largest magnitude, or that of least squared error.
     """
 
     group: Group = "row"
     scale: Literal["f32", "f16", "bf16"] = "f16"
+    clip: Literal["amax", "mse"] = "amax"
     solver: Solver = "rtn"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._refuse_beside_whole(group="row", scale="f16")
+        self._refuse_beside_whole(group="row", scale="f16", clip="amax")
         self.refuse_dynamic()
         return self
 
@@ -81,24 +85,32 @@ class WeightScheme(_Formatted):
         Raises:
             RecipeError: if the format is a float, or makes no sense.
         """
-        return quantized_type(self.format, self.group, self.scale, "static")
+        qtype = quantized_type(self.format, self.group, self.scale, "static")
+        return with_statistic(qtype, self.clip) if self.clip != "amax" else qtype
 
 
 class ActivationScheme(_Formatted):
-    """How the input of a contraction is quantized: one scale per token (row), per group of columns or per tensor.
+    """How the input of a contraction is quantized: one scale per token (row), group of columns, channel or tensor.
 
-    A preset or a whole type says that itself; where it does not say when, `when` does.
+    A preset or a whole type says that itself; where it does not say when, `when` does. Static scales come from
+    calibration samples and know no token: they are per tensor, channel or group of columns. `clip` is the range they
+    cover: the largest magnitude (`amax`), that of least squared error (`mse`), or a percentile such as 99.99.
     """
 
-    granularity: Literal["token", "tensor"] = "token"
+    granularity: Literal["token", "tensor", "channel"] = "token"
     group: Annotated[int, Field(ge=1)] | None = None
     when: Literal["dynamic", "static"] = "dynamic"
+    clip: Literal["amax", "mse"] | Annotated[float, Field(gt=0, le=100)] = "amax"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._refuse_beside_whole(granularity="token", group=None)
+        self._refuse_beside_whole(granularity="token", group=None, clip="amax")
         if self.is_whole and self.when == "static" and (when := format_of(self.format).when) != "static":
             raise ValueError(f"'{self.format}' is {when}, and 'when: static' says otherwise: leave one of them away")
+        if self.when == "dynamic" and (self.clip != "amax" or self.granularity == "channel"):
+            raise ValueError("clip and granularity: channel are for static scales: add when: static")
+        if self.when == "static" and not (self.is_float or self.is_whole or self.group) and self.granularity == "token":
+            raise ValueError("a static scale cannot go by token: write granularity: tensor or channel, or a group")
         return self
 
     def qtype(self) -> QType:
@@ -107,6 +119,10 @@ class ActivationScheme(_Formatted):
         Raises:
             RecipeError: if the format is a float, or makes no sense.
         """
+        if self.when == "static" and not self.is_whole:
+            columns = self.group or (1 if self.granularity == "channel" else -1)
+            plain = quantized_type(self.format, "tensor", "f32", "static")
+            return with_statistic(plain, self.clip, (-1, columns))
         block: Group = self.group or ("row" if self.granularity == "token" else "tensor")
         return quantized_type(self.format, block, "f32", self.when)
 
@@ -134,13 +150,17 @@ class Outliers(_Strict):
 
 
 class Rotation(_Strict):
-    """Options of the transform `rotate`."""
+    """Options of the transform `rotate`: which rotations, and in blocks of how many channels.
+
+    Without `block`, the largest block that divides the channels and has a Hadamard matrix.
+    """
 
     r1: bool = True
     r2: bool = True
     r3: bool = False
     r4: bool = False
     block: Annotated[int, Field(ge=2)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Override(_Strict):
@@ -152,6 +172,12 @@ class Override(_Strict):
     match: str
     weights: WeightScheme | None = None
     activations: ActivationScheme | None = None
+
+    def matches(self, name: str) -> bool:
+        """Say whether the layer of a name is meant."""
+        if self.match.startswith("re:"):
+            return re.search(self.match[3:], name) is not None
+        return fnmatchcase(name, self.match) or name.endswith("." + self.match)
 
 
 class Recipe(_Strict):
@@ -165,6 +191,7 @@ class Recipe(_Strict):
     kv_cache: TensorScheme = TensorScheme()
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
+    illegal_folds: Literal["refuse", "keep"] = "refuse"
     outliers: Outliers = Outliers()
     overrides: tuple[Override, ...] = ()
 

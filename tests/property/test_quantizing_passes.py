@@ -137,15 +137,6 @@ def test_groups_that_a_format_says_itself_are_held_to_the_columns() -> None:
     assert "{match: first, weights: {format: f32}}" in text
 
 
-@pytest.mark.parametrize("text", ["nvfp4", "fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local"])
-def test_activations_that_need_calibration_are_refused(text: str) -> None:
-    module, store = two_layers(32, 4, 0)
-    activations = {"format": text} if "local" in text else {"format": text, "when": "static"}
-    recipe = {"weights": {"format": "int8"}, "activations": activations}
-    with pytest.raises(RecipeError, match="needs calibration"):
-        AssignFormats(json.dumps(recipe)).apply(QccContext(store), module)
-
-
 def test_float_recipes_leave_the_program_alone() -> None:
     module, store = two_layers(8, 3, 0)
     x = torch.randn(2, 8)

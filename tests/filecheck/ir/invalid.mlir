@@ -65,7 +65,7 @@ qcc.program @main("x" %x : !qcc.tensor<[2, 4], f32>) -> ["y"] symbols [] {
 
 // -----
 
-// CHECK: qcc.rotate: there is no Hadamard matrix of size 6 here: it is no power of two
+// CHECK: qcc.rotate: no Hadamard matrix of size 6 is known here
 qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>) -> ["y"] symbols [] {
   %y = qcc.rotate hadamard %x {axis = 1 : i64, block = 6 : i64, inverse = false} : (!qcc.tensor<[2, 6], f32>) -> !qcc.tensor<[2, 6], f32>
   qcc.return %y : !qcc.tensor<[2, 6], f32>
@@ -89,9 +89,9 @@ qcc.program @main("x" %x : !qcc.tensor<[2, 6], f32>, "s" %s : !qcc.tensor<[1, 1]
 
 // -----
 
-// CHECK: qcc.quantize: 0 parameters where 'fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local' takes 1: scale1
-qcc.program @main("x" %x : !qcc.tensor<[2, 32], f32>) -> ["y"] symbols [] {
-  %q = qcc.quantize %x : !qcc.tensor<[2, 32], f32> -> !qcc.tensor<[2, 32], "fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local">
+// CHECK: qcc.quantize: 2 parameters where 'fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local' takes 1: scale1
+qcc.program @main("x" %x : !qcc.tensor<[2, 32], f32>, "s" %s : !qcc.tensor<[1, 1], f32>) -> ["y"] symbols [] {
+  %q = qcc.quantize %x parameters %s, %s : !qcc.tensor<[1, 1], f32>, !qcc.tensor<[1, 1], f32> : !qcc.tensor<[2, 32], f32> -> !qcc.tensor<[2, 32], "fp2_1 | (1,16) e4m3, tensor f32 | dynamic_local">
   qcc.return %x : !qcc.tensor<[2, 32], f32>
 }
 

@@ -1,0 +1,1 @@
+"""What `torch.compile(backend="qcc")` is made of."""
