@@ -34,7 +34,7 @@ from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
-from qcc.passes.pipeline import planning, run_passes, solving, targeting
+from qcc.passes.pipeline import lowering, planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.settings import Settings, read_settings
 from qcc.strictness import refuse_fallbacks
@@ -129,7 +129,8 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
-    run_passes(planning(recipe), QccContext(imported.store), imported.module)
+    planned = planning(recipe, integer_only=backend.capabilities.integer_only)
+    run_passes(planned, QccContext(imported.store), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
@@ -178,11 +179,13 @@ def _build(
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    run_passes(planning(recipe), QccContext(store), module, trace.after)
+    integer_only = backend.capabilities.integer_only
+    run_passes(planning(recipe, integer_only=integer_only), QccContext(store), module, trace.after)
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
     run_passes(solving(), QccContext(store, calibration), module, trace.after)
+    run_passes(lowering(integer_only=integer_only), QccContext(store), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     if options.strict:
