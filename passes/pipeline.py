@@ -28,6 +28,7 @@ from qcc.passes.raise_norm import RaiseNorm
 from qcc.passes.raise_rope import RaiseRope
 from qcc.passes.select_plans import SelectPlans
 from qcc.passes.solve_weights import SolveWeights
+from qcc.passes.transforms import transforming
 from qcc.recipes.model import Recipe
 
 Observer = Callable[[int, ModulePass, ModuleOp], None]
@@ -49,13 +50,14 @@ def raising() -> list[ModulePass]:
 
 
 def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
-    """Return the passes that give every layer its formats; no weight is touched but by folding constants.
+    """Return the passes that give every layer its formats; weights change by transforms and by folding constants.
 
     For targets that are `integer_only` every other value gets a format as well.
     """
     text = recipe.model_dump_json()
-    passes = [*raising(), LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
-    return [*passes, QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else passes
+    layers = [LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
+    values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
+    return [*raising(), *transforming(recipe), *layers, *values]
 
 
 def solving() -> list[ModulePass]:
