@@ -277,8 +277,9 @@ def recipes(
         if name is not None:
             typer.echo(recipe_text(name), nl=False)
             return
-        for one in recipe_names():
-            _out.print(f"{one:8} {load_recipe(one).description}", highlight=False)
+        names = recipe_names()
+        for one in names:
+            _out.print(f"{one:{max(map(len, names))}} {load_recipe(one).description}", highlight=False)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:

@@ -129,7 +129,8 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
-    run_passes(planning(recipe), QccContext(imported.store), imported.module)
+    calibration = _calibration(imported, None, options.calib, source)
+    run_passes(planning(recipe), QccContext(imported.store, calibration), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
@@ -182,7 +183,7 @@ def _build(
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    run_passes(planning(recipe), QccContext(store), module, trace.after)
+    run_passes(planning(recipe), QccContext(store, calibration), module, trace.after)
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
