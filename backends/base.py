@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
@@ -115,6 +115,27 @@ class Emitted:
     weight_bytes: int = 0
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     fallbacks: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """What a target says of a project that it wrote: lines to read, and the same as data for JSON."""
+
+    lines: tuple[str, ...]
+    data: Mapping[str, Any]
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A backend that has more to say of a project than the formats of its layers."""
+
+    def report(self, folder: Path) -> TargetReport:
+        """Report on the project in an artifact.
+
+        Raises:
+            CheckpointError: if the artifact holds no project of this target.
+        """
+        ...
 
 
 class LoadedProgram(Protocol):

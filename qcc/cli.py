@@ -1,4 +1,4 @@
-"""The command line: `qcc compile | run | bench | inspect | recipes`.
+"""The command line: `qcc compile | run | bench | report | inspect | recipes`.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
 1 a defect of qcc.
@@ -62,6 +62,7 @@ def _root(
     qcc compile model.pt2 --recipe w4a8 -o model.qcc    quantize and compile
     qcc run model.qcc --input x=x.npy --output out      run it on files
     qcc inspect model.qcc                               see what is in it
+    qcc report model.qcc                                see its layers, and an FPGA design's resources
 
     Exit codes: 0 done; 2 you can mend it, the message says how; 1 a defect of qcc.
     """
@@ -74,7 +75,7 @@ def compile_(
     recipe: Annotated[
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
-    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton.")] = "cpu",
+    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton, hls.")] = "cpu",
     calib: Annotated[
         Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
     ] = None,
@@ -83,7 +84,7 @@ def compile_(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="name=PREFIX of files and functions; plan=PLAN or PATTERN=PLAN,...; rows=N to weigh plans by.",
+            help="name=PREFIX; plan=PLAN or PATTERN=PLAN,...; rows=N; of hls: part, clock_ns, target_fps, folding.",
         ),
     ] = None,
     arch: Annotated[str, typer.Option(help="GPU architectures of target triton; default sm_80,sm_90,sm_100.")] = "",
@@ -232,6 +233,26 @@ def bench(
         for name, peer in row["against"].items():
             table.add_row(name, f"{peer['latency_ms']:.3f}", "", "", f"{peer['ratio']:.2f}")
         _print_table(table)
+
+
+@app.command()
+def report(artifact: ArtifactArgument, json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """Print the layers of an artifact; of an FPGA design also foldings, cycles, FIFO depths, resources and fit.
+
+    \b
+    qcc report model.qcc
+    """
+    with _errors(debug):
+        from qcc.reporting import report_artifact
+
+        coverage, lines, data = report_artifact(artifact)
+        if json_:
+            _print_json(data)
+            return
+        _print_layers(coverage)
+        for line in lines:
+            _out.print(line, highlight=False, markup=False)
+        _print_summary(coverage)
 
 
 @app.command()
