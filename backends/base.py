@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
@@ -117,27 +117,6 @@ class Emitted:
     fallbacks: tuple[Problem, ...] = ()
 
 
-@dataclass(frozen=True)
-class TargetReport:
-    """What a target says of a project that it wrote: lines to read, and the same as data for JSON."""
-
-    lines: tuple[str, ...]
-    data: Mapping[str, Any]
-
-
-@runtime_checkable
-class Reports(Protocol):
-    """A backend that has more to say of a project than the formats of its layers."""
-
-    def report(self, folder: Path) -> TargetReport:
-        """Report on the project in an artifact.
-
-        Raises:
-            CheckpointError: if the artifact holds no project of this target.
-        """
-        ...
-
-
 class LoadedProgram(Protocol):
     """A program ready to run in this process."""
 
@@ -206,5 +185,18 @@ class Backend(Protocol):
 
         Raises:
             CheckpointError: for a folder that is not what `emit` writes, or is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class HasToolchain(Protocol):
+    """A backend whose programs may be kept for later processes: it says what they depend on beside the module."""
+
+    def toolchain(self, options: BackendOptions) -> str:
+        """Return a text that differs wherever a module would be built to something else: tools, versions, flags, CPU.
+
+        Raises:
+            BuildError: if a tool is missing.
         """
         ...

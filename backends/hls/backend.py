@@ -6,12 +6,12 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden, TargetReport
+from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
 from qcc.backends.hls.folding import total_cost
 from qcc.backends.hls.lowering import identifier
 from qcc.backends.hls.project import plan_project, write_project
 from qcc.backends.hls.render import memories_of
-from qcc.backends.hls.report import design_report, read_report, summary_lines, table_lines
+from qcc.backends.hls.report import design_report, summary_lines
 from qcc.backends.hls.runtime import HlsProgram
 from qcc.backends.hls.settings import KEYS, read_hls_settings
 from qcc.errors import Problem
@@ -72,15 +72,6 @@ class HlsBackend:
             sum(one.size for one in memories_of(project.design)),
             {"lut": cost.lut, "dsp": cost.dsp, "interval_cycles": float(project.timing.interval)},
         )
-
-    def report(self, folder: Path) -> TargetReport:
-        """Return foldings, cycles, FIFO depths, estimated resources and fit of the project in an artifact.
-
-        Raises:
-            CheckpointError: if the artifact holds no project.
-        """
-        data = read_report(folder / FOLDER)
-        return TargetReport((*table_lines(data), "", *summary_lines(data), data["note"]), data)
 
     def load(self, folder: Path, *, threads: int | None = None) -> HlsProgram:
         """Load the project of a folder (`out`, or `out/hls`); its simulation runs in one thread.

@@ -29,7 +29,7 @@ from qcc.backends.hls.lint import check_unrolling, lint
 from qcc.backends.hls.lowering import Lowering
 from qcc.backends.hls.parts import smallest_holding
 from qcc.backends.hls.render import memories_of, project_context, render_project, template_folder
-from qcc.backends.hls.report import REPORT, design_report, summary_lines
+from qcc.backends.hls.report import REPORT, SECTIONS, design_report, sections, summary_lines
 from qcc.backends.hls.settings import HlsSettings
 from qcc.backends.hls.simulate import Timing, least_depths, predict, with_depths
 from qcc.errors import Problem, QccError, ShapeError, UnsupportedOp
@@ -140,7 +140,8 @@ def write_project(project: Project, golden: Golden | None, top: str, folder: Pat
         (folder / "weights" / f"{memory.name}.bin").write_bytes(memory.content())
     for name, content in zip(("tb_in.dat", "tb_gold.dat"), data, strict=True):
         (folder / "tb" / name).write_bytes(content)
-    (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    for name, content in ((REPORT, report), (SECTIONS, sections(report))):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

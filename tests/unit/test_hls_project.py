@@ -22,6 +22,7 @@ from qcc.errors import BuildError, CheckpointError, QccError, ShapeError, Unsupp
 from qcc.ir.elementwise import UnaryOp
 from qcc.ir.program import ConstantOp
 from qcc.ir.types import SymbolAttr, tensor
+from qcc.report.build import read_sections
 from tests.hls_programs import Net, emit, random_frames, simulate
 from tests.modules import make
 
@@ -47,6 +48,10 @@ def test_project_has_what_a_user_of_the_vendors_tool_expects(tmp_path: Path) -> 
     assert "syn.top=net" in config
     readme = (folder / "README.md").read_text("utf-8")
     assert "Neither Vitis nor Vivado has seen this" in readme
+    (units, fifos, design) = read_sections(folder.parent)
+    assert "matvec" in units.rows[1]
+    assert len(fifos.columns) == 5
+    assert "xczu7ev" in design.note
     report = read_report(folder)
     assert report["fits"]
     assert report["predicted"]["interval_cycles"] <= 1e9 / (3.3 * 1e6)
