@@ -35,6 +35,8 @@ class Capabilities:
     `architectures` are the names that `--arch` may list, none where a target has none.
     `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
     for values that it cannot take.
+    `integer_only` says that it has no floats between the inputs and outputs of a program: `quantize-values` and
+    `lower-integer` are run for it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Capabilities:
     architectures: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     check_settings: Callable[[Mapping[str, str]], object] | None = None
+    integer_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from qcc.backends.base import ContractCase, Golden, ModelCall, ModelCase, Tolera
 from qcc.interpreter import Interpreter
 from qcc.interpreter.contraction import corrected_sums
 from qcc.ir.binding import bind_symbols
+from qcc.ir.integer import CodesOp
 from qcc.ir.kernel import contracts_of, origin_of
 from qcc.ir.program import ProgramOp, StateOp, program_of
 from qcc.ir.quant import QuantizeOp
@@ -32,6 +33,9 @@ FLOAT_TOLERANCE = Tolerance(relative=2e-5, absolute=1e-6)
 
 HALF_TOLERANCE = Tolerance(relative=3e-2, absolute=1e-6)
 """Programs in float16 or bfloat16 are computed in float32: they differ by the rounding they leave out."""
+
+EXACT = Tolerance(relative=0.0)
+"""Integer-only programs are the same everywhere: between input and output quantizer nothing is rounded in floats."""
 
 LEAST_NOISE = 1e-3
 """Quantized programs may differ by this much even where quantization itself changed less."""
@@ -72,6 +76,8 @@ def _tolerance(
     Two exact executions may so differ by up to the noise of quantization, which is measured here. What is bit for bit
     is compared bit for bit, contraction by contraction.
     """
+    if any(isinstance(op, CodesOp) for op in program.body.walk()):
+        return EXACT
     if not any(isinstance(op, QuantizeOp) for op in program.body.walk()):
         half = any(type_of(value).scalar in ("f16", "bf16") for value in program.terminator.values)
         return HALF_TOLERANCE if half else FLOAT_TOLERANCE
