@@ -44,7 +44,14 @@ def design_report(design: Design, settings: HlsSettings, timing: Timing) -> dict
         "smallest_part": smallest.name if smallest else None,
         "layers": [_layer(one) for one in design.nodes],
         "fifos": [
-            {"name": one.name, "from": one.writer, "to": one.reader, "depth": one.depth, "bits": one.bits}
+            {
+                "name": one.name,
+                "from": one.writer,
+                "to": one.reader,
+                "depth": one.depth,
+                "bits": one.bits,
+                "needed": one.needed,
+            }
             for one in design.fifos
         ],
         "memories": [{"name": f"weights_{built.node.name}", "layer": built.node.layer} for built, _ in design.loads()],
@@ -111,8 +118,8 @@ def sections(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         },
         {
             "title": f"FIFOs deeper than 2 ({len(deep)} of {len(report['fifos'])})",
-            "columns": ["FIFO", "depth", "bits", "from", "to"],
-            "rows": [[one["name"], one["depth"], one["bits"], one["from"], one["to"]] for one in deep],
+            "columns": ["FIFO", "depth", "bits", "from", "to", "why"],
+            "rows": [[one["name"], one["depth"], one["bits"], one["from"], one["to"], _why(one)] for one in deep],
         },
         {
             "title": "FPGA design",
@@ -121,6 +128,10 @@ def sections(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "note": "; ".join(summary_lines(report)),
         },
     ]
+
+
+def _why(fifo: Mapping[str, Any]) -> str:
+    return "stops with one place less" if fifo["needed"] else "for speed"
 
 
 def table_lines(report: Mapping[str, Any]) -> list[str]:
@@ -133,5 +144,8 @@ def table_lines(report: Mapping[str, Any]) -> list[str]:
     deep = [one for one in report["fifos"] if one["depth"] > 2]
     lines.append("")
     lines.append(f"FIFOs: {len(report['fifos'])}, of which {len(deep)} are deeper than 2")
-    lines += [f"  {one['name']}: {one['depth']} x {one['bits']} bits, {one['from']} -> {one['to']}" for one in deep]
+    lines += [
+        f"  {one['name']}: {one['depth']} x {one['bits']} bits, {one['from']} -> {one['to']}, {_why(one)}"
+        for one in deep
+    ]
     return lines

@@ -183,7 +183,7 @@ def run(design: Design, depths: Mapping[str, int], frames: int, *, grow: bool) -
         if not full:
             return Outcome(current, False, ())
         # one FIFO that is deep already, then narrow elements in wide tokens: the fewest bits of memory
-        name = min(full, key=lambda one: (current[one] == 2, *_bits(design, one)))
+        name = min(full, key=lambda one: (current[one] == depths[one], *_bits(design, one)))
         current[name] += 1
         work.deepen(name)
 
@@ -194,11 +194,11 @@ def _bits(design: Design, name: str) -> tuple[float, int]:
 
 
 def least_depths(design: Design) -> dict[str, int]:
-    """Return depths at which the design runs, while none that is above two can be smaller."""
-    start = {one.name: 2 for one in design.fifos}
+    """Return depths at which the design runs, none less than it has, and none that had to grow greater than needed."""
+    start = {one.name: one.depth for one in design.fifos}
     depths = run(design, start, 1, grow=True).depths
-    for name in [one for one, depth in depths.items() if depth > 2]:
-        while depths[name] > 2 and run(design, {**depths, name: depths[name] - 1}, 1, grow=False).finished:
+    for name in [one for one, depth in depths.items() if depth > start[one]]:
+        while depths[name] > start[name] and run(design, {**depths, name: depths[name] - 1}, 1, grow=False).finished:
             depths[name] -= 1
     if _actions(design) <= MOST_ACTIONS:
         depths = run(design, depths, 2, grow=True).depths
@@ -206,8 +206,12 @@ def least_depths(design: Design) -> dict[str, int]:
 
 
 def with_depths(design: Design, depths: Mapping[str, int]) -> Design:
-    """Return the design with given depths."""
-    streams = {name: replace(one, depth=depths.get(name, one.depth)) for name, one in design.streams.items()}
+    """Return the design with given depths; those greater than before are needed, lest the design stops."""
+    streams = {
+        name: replace(one, depth=depth, needed=depth > one.depth)
+        for name, one in design.streams.items()
+        for depth in [depths.get(name, one.depth)]
+    }
     return replace(design, streams=streams)
 
 

@@ -50,7 +50,7 @@ def test_project_has_what_a_user_of_the_vendors_tool_expects(tmp_path: Path) -> 
     assert "Neither Vitis nor Vivado has seen this" in readme
     (units, fifos, design) = read_sections(folder.parent)
     assert "matvec" in units.rows[1]
-    assert len(fifos.columns) == 5
+    assert len(fifos.columns) == 6
     assert "xczu7ev" in design.note
     report = read_report(folder)
     assert report["fits"]
