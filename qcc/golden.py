@@ -23,7 +23,7 @@ from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.tensor import Parameters, QuantizedTensor
-from qcc.sample import golden_sizes, resized_inputs
+from qcc.sample import golden_sizes, resized_inputs, varied_inputs
 
 Tensors = Mapping[str, torch.Tensor]
 Seen = dict[Operation, tuple[torch.Tensor | QuantizedTensor, ...]]
@@ -36,6 +36,9 @@ HALF_TOLERANCE = Tolerance(relative=3e-2, absolute=1e-6)
 
 EXACT = Tolerance(relative=0.0)
 """Integer-only programs are the same everywhere: between input and output quantizer nothing is rounded in floats."""
+
+VARIATIONS = 4
+"""Inputs besides the example that an integer-only program is run on."""
 
 LEAST_NOISE = 1e-3
 """Quantized programs may differ by this much even where quantization itself changed less."""
@@ -61,10 +64,20 @@ def golden_of(
         calls = [resized_inputs(program, example, symbols)] * times
         name = "example" if not index else ", ".join(f"{key} = {value}" for key, value in symbols.items())
         cases.append(_model_case(module, store, name, calls, seen if not index else None))
+    if _is_exact(program):
+        cases += [
+            _model_case(module, store, f"variation {index + 1}", [inputs], None)
+            for index, inputs in enumerate(varied_inputs(example, VARIATIONS))
+        ]
     tolerance = _tolerance(program, cases, float_module, float_store)
     models = tuple(replace(case, tolerance=tolerance) for case in cases)
     given = dict(zip(program.body.block.args, (example[name] for name in program.input_names), strict=True))
     return Golden(models, tuple(_contract_cases(program, seen, given)))
+
+
+def _is_exact(program: ProgramOp) -> bool:
+    """Say whether a program computes with integers alone between its quantizers."""
+    return any(isinstance(op, CodesOp) for op in program.body.walk())
 
 
 def _tolerance(
@@ -77,7 +90,7 @@ def _tolerance(
     Two exact executions may so differ by up to the noise of quantization, which is measured here. What is bit for bit
     is compared bit for bit, contraction by contraction.
     """
-    if any(isinstance(op, CodesOp) for op in program.body.walk()):
+    if _is_exact(program):
         return EXACT
     if not any(isinstance(op, QuantizeOp) for op in program.body.walk()):
         half = any(type_of(value).scalar in ("f16", "bf16") for value in program.terminator.values)
