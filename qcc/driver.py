@@ -34,6 +34,7 @@ from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
+from qcc.kept import kept_beside
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe
 from qcc.settings import Settings, read_settings
@@ -182,7 +183,8 @@ def _build(
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store, calibration), module, trace.after)
+    kept = kept_beside(output)
+    run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     if options.strict:
@@ -215,6 +217,7 @@ def _build(
                 coverage=coverage,
             ),
         )
+    kept.discard()
     return Compiled(output, threads=options.threads)
 
 
