@@ -150,13 +150,17 @@ class Outliers(_Strict):
 
 
 class Rotation(_Strict):
-    """Options of the transform `rotate`."""
+    """Options of the transform `rotate`: which rotations, and in blocks of how many channels.
+
+    Without `block`, the largest block that divides the channels and has a Hadamard matrix.
+    """
 
     r1: bool = True
     r2: bool = True
     r3: bool = False
     r4: bool = False
     block: Annotated[int, Field(ge=2)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Override(_Strict):
@@ -187,6 +191,7 @@ class Recipe(_Strict):
     kv_cache: TensorScheme = TensorScheme()
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
+    illegal_folds: Literal["refuse", "keep"] = "refuse"
     outliers: Outliers = Outliers()
     overrides: tuple[Override, ...] = ()
 
