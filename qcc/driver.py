@@ -36,6 +36,7 @@ from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
+from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
 from qcc.passes.pipeline import lowering, planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
@@ -209,7 +210,8 @@ def _build(
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store, calibration), module, trace.after)
+    kept = kept_beside(output)
+    run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
     run_passes(lowering(integer_only=integer_only), QccContext(store), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
@@ -248,6 +250,7 @@ def _build(
                 coverage=coverage,
             ),
         )
+    kept.discard()
     return Compiled(output, threads=options.threads)
 
 
