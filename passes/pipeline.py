@@ -18,6 +18,7 @@ from qcc.passes.fold_constants import FoldConstants
 from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
+from qcc.passes.lower_transforms import LowerTransforms
 from qcc.passes.prove_overflow import ProveOverflow
 from qcc.passes.raise_activation import RaiseActivation
 from qcc.passes.raise_attention import RaiseAttention
@@ -78,7 +79,8 @@ def targeting(
     byte_cost: float = 0.0,
 ) -> list[ModulePass]:
     """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
-    passes = [*fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
+    rotates = ("rotate",) if any("rotate" in rule for rule in prologues) else ()
+    passes = [LowerTransforms(rotates), *fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
     return [*passes, SelectPlans(tuple(costs), tuple(force), rows, byte_cost)] if costs else passes
 
 
