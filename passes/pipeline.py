@@ -19,6 +19,7 @@ from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
 from qcc.passes.lower_integer import LowerInteger
+from qcc.passes.lower_transforms import LowerTransforms
 from qcc.passes.prove_overflow import ProveOverflow
 from qcc.passes.quantize_values import QuantizeValues
 from qcc.passes.raise_activation import RaiseActivation
@@ -90,7 +91,8 @@ def targeting(
     byte_cost: float = 0.0,
 ) -> list[ModulePass]:
     """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
-    passes = [*fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
+    rotates = ("rotate",) if any("rotate" in rule for rule in prologues) else ()
+    passes = [LowerTransforms(rotates), *fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
     return [*passes, SelectPlans(tuple(costs), tuple(force), rows, byte_cost)] if costs else passes
 
 
