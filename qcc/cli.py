@@ -234,6 +234,76 @@ def bench(
         _print_table(table)
 
 
+DataOption = Annotated[
+    Path | None,
+    typer.Option(help="Samples to measure on: .safetensors or .npz of named inputs, or text by lines."),
+]
+
+
+@app.command()
+def report(
+    artifact: ArtifactArgument,
+    data: DataOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained page.")] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what quantization did to each layer, worst first.
+
+    \b
+    qcc report model.qcc
+    qcc report model.qcc --data samples.safetensors --html report.html
+    """
+    with _errors(debug):
+        from qcc.report.command import report_of
+        from qcc.report.page import page_text
+        from qcc.report.terminal import layer_rows, section_table, summary_lines
+
+        with _progress(json_) as say:
+            found = report_of(artifact, data, say)
+        if html is not None:
+            html.write_text(page_text(found), "utf-8")
+        if json_:
+            _print_json(found.json_object())
+            return
+        _print_table(layer_rows(found))
+        for section in found.sections:
+            _print_table(section_table(section))
+        _print_plain(f"quantized {found.quantized} of {found.total} layers", *summary_lines(found))
+        if found.protect:
+            _print_plain("to protect the worst layers, paste into the recipe:", found.protect)
+
+
+@app.command()
+def bisect(
+    artifact: ArtifactArgument,
+    data: DataOption = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find the layer where the error enters, and a way out.
+
+    \b
+    qcc bisect model.qcc --data samples.safetensors
+    """
+    with _errors(debug):
+        from qcc.report.command import bisect_artifact
+        from qcc.report.terminal import candidate_table, finding_lines
+
+        with _progress(json_) as say:
+            found = bisect_artifact(artifact, data, say)
+        if json_:
+            _print_json(found.json_object())
+            return
+        _print_plain(*finding_lines(found))
+        _print_table(candidate_table(found))
+
+
+def _print_plain(*lines: str) -> None:
+    for line in lines:
+        _out.print(line, highlight=False, markup=False)
+
+
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="An artifact, an .mlir text or a .pt2 file.")],
@@ -277,8 +347,9 @@ def recipes(
         if name is not None:
             typer.echo(recipe_text(name), nl=False)
             return
-        for one in recipe_names():
-            _out.print(f"{one:8} {load_recipe(one).description}", highlight=False)
+        names = recipe_names()
+        for one in names:
+            _out.print(f"{one:{max(map(len, names))}} {load_recipe(one).description}", highlight=False)
 
 
 @app.command()

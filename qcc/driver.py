@@ -32,12 +32,16 @@ from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
 from qcc.frontend.source import load_source
 from qcc.golden import golden_of
+from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 from qcc.keys import program_key, samples_digest
 from qcc.passes.pipeline import planning, run_passes, solving, targeting
-from qcc.recipes.load import RecipeSource, load_recipe
+from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
+from qcc.report.build import Subject, report_where_cheap
+from qcc.report.files import write_report
+from qcc.report.measure import Models
 from qcc.settings import Settings, read_settings
 from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
@@ -118,7 +122,7 @@ def compile_program(
     backend = backend_of(options.target)
     if cache is not None and isinstance(backend, HasToolchain):
         imported, calls = import_program(program), None if calibration is None else list(calibration)
-        chosen = _backend_options(options, read_settings(options.settings, options.target))
+        chosen = _backend_options(options, read_settings(options.settings, backend.capabilities))
         used = (str(replace(options, recipe="", cc="")), str(chosen), backend.toolchain(chosen), samples_digest(calls))
         key = program_key(imported.module, imported.store, load_recipe(options.recipe), options.target, *used)
 
@@ -145,11 +149,12 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
-    settings = read_settings(options.settings, options.target)
+    settings = read_settings(options.settings, backend.capabilities)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
-    run_passes(planning(recipe), QccContext(imported.store), imported.module)
+    calibration = _calibration(imported, None, options.calib, source)
+    run_passes(planning(recipe), QccContext(imported.store, calibration), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
@@ -187,7 +192,7 @@ def _build(
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
-    settings = read_settings(options.settings, options.target)
+    settings = read_settings(options.settings, backend.capabilities)
     chosen = _backend_options(options, settings)
     imported = imported or import_program(program)
     before = store_bytes(imported.store)
@@ -197,7 +202,7 @@ def _build(
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    run_passes(planning(recipe), QccContext(store), module, trace.after)
+    run_passes(planning(recipe), QccContext(store, calibration), module, trace.after)
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
@@ -222,6 +227,11 @@ def _build(
             refuse_fallbacks(coverage, emitted.fallbacks)
         for message in emitted.messages:
             say(message)
+        if options.golden:
+            say("measuring layers")
+            subject = Subject(options.target, recipe_name(options.recipe), coverage, folder)
+            models = Models(module, store, unsolved, float_module, float_store)
+            write_report(folder, report_where_cheap(subject, models, example, calibration))
         write_manifest(
             folder,
             Manifest(
@@ -238,7 +248,13 @@ def _build(
 
 
 def _backend_options(options: Options, settings: Settings) -> BackendOptions:
-    return BackendOptions(name=settings.name, cc=options.cc or None, arch=options.arch, threads=options.threads or None)
+    return BackendOptions(
+        name=settings.name,
+        cc=options.cc or None,
+        arch=options.arch,
+        threads=options.threads or None,
+        settings=settings.own,
+    )
 
 
 def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | None, source: str) -> SampleRun | None:
@@ -249,6 +265,25 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
         return None
     folder = Path(source) if source and Path(source).is_dir() else None
     return SampleRun(samples_from_file(file, program_of(imported.module), folder))
+
+
+def models_of(folder: Path, manifest: Manifest) -> Models:
+    """Return an artifact's program beside the float program and weights that it was made from.
+
+    Raises:
+        QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
+    """
+    if not manifest.source:
+        raise QccError(
+            "the artifact does not say which model it was compiled from, so there is no float model to measure against",
+            fix="compile it from a .pt2, a folder or package.module:callable",
+        )
+    imported = import_program(load_source(manifest.source))
+    module, store = imported.module, imported.store
+    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    run_passes(planning(manifest.recipe), QccContext(store), module)
+    floats = {key: store.tensor(key) for key in store}
+    return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
