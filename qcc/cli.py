@@ -1,4 +1,4 @@
-"""The command line: `qcc compile | run | bench | inspect | recipes`.
+"""The command line: `qcc compile | run | bench | report | bisect | inspect | recipes`.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
 1 a defect of qcc.
@@ -61,6 +61,7 @@ def _root(
     \b
     qcc compile model.pt2 --recipe w4a8 -o model.qcc    quantize and compile
     qcc run model.qcc --input x=x.npy --output out      run it on files
+    qcc report model.qcc                                see what it lost, layer by layer
     qcc inspect model.qcc                               see what is in it
 
     Exit codes: 0 done; 2 you can mend it, the message says how; 1 a defect of qcc.

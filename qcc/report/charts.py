@@ -152,13 +152,8 @@ def short_name(name: str) -> str:
 
 
 def _short_name(parts: list[str]) -> str:
-    text = ".".join(parts)
+    text, head = ".".join(parts), parts[0]
     if len(text) <= SHOWN_NAME:
         return text
-    head, tail = parts[0], parts[-1]
-    for one in reversed(parts[1:-1]):
-        if len(head) + len(one) + len(tail) + 2 > SHOWN_NAME:
-            break
-        tail = f"{one}.{tail}"
-    room = SHOWN_NAME - len(tail) - 1
-    return f"{head[:room]}…{tail}" if room > 0 and len(parts) > 1 else f"…{text[1 - SHOWN_NAME :]}"
+    room = SHOWN_NAME - len(head) - 1
+    return f"{head}…{text[-room:]}" if len(parts) > 1 and room > 0 else f"…{text[1 - SHOWN_NAME :]}"
