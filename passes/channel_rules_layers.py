@@ -135,7 +135,7 @@ def _scaled_norm(trace: Trace, op: NormOp, at: int | None, place: Place) -> None
     for row in shared[1:]:
         trace.tie(shared[0], row)
     on_last = place.on(op.result, (type_of(op.result).rank - 1,), shared[0])
-    settle(trace.affine.setdefault(op, []), on_last)
+    settle(trace.affine.setdefault(op, []), on_last, trace.size)
 
 
 def _centred_norm(trace: Trace, op: NormOp, at: int | None, place: Place) -> None:
@@ -176,7 +176,7 @@ def _rope(trace: Trace, op: RopeOp, at: int | None, place: Place) -> None:
             trace.tie(place.atoms[..., ::2], place.atoms[..., 1::2])
         if trace.kind is Kind.PERMUTATION:
             trace.alike = True
-            settle(trace.ropes.setdefault(op, []), place.on(op.result))
+            settle(trace.ropes.setdefault(op, []), place.on(op.result), trace.size)
     elif any(type_of(op.operands[index]).rank > last - min(place.axes) for index in (1, 2)):
         trace.block(op, "its angles differ along the axis that the channels lie on", "")
     on(trace, op, 0 if at is None else None, place)
@@ -248,7 +248,7 @@ def _state(trace: Trace, op: StateOp | UpdateStateOp, at: int | None, place: Pla
     program = op.parent_op()
     assert isinstance(program, ProgramOp)  # state is read and written in programs only
     key = op.key.data
-    settle(trace.states.setdefault(key, []), place.on(op.operands[0] if op.operands else op.results[0]))
+    settle(trace.states.setdefault(key, []), place.on(op.operands[0] if op.operands else op.results[0]), trace.size)
     for other in program.body.walk():
         if isinstance(other, StateOp) and other.key.data == key:
             on(trace, other, None, place)

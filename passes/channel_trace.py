@@ -21,7 +21,7 @@ from qcc.ir.base import location_of
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import ConstantOp, ProgramOp, ReturnOp, WeightOp
 from qcc.ir.transformer import NormOp, RopeOp
-from qcc.passes.channels import OUTSIDE, Atoms, Misplaced, Place, settle
+from qcc.passes.channels import OUTSIDE, Atoms, Misplaced, Place, settle, squeezed
 
 
 class Kind(StrEnum):
@@ -85,7 +85,7 @@ class Trace:
         self.choices = choices
         self.graph: nx.DiGraph[SSAValue] = nx.DiGraph()
         self.places: dict[SSAValue, list[Place]] = {}
-        self.bound: dict[tuple[Operation, int], list[Place]] = {}
+        self.bound: dict[tuple[Operation, int, tuple[int, ...]], list[Place]] = {}
         self.states: dict[str, list[Place]] = {}
         self.affine: dict[NormOp, list[Place]] = {}
         self.centred: dict[NormOp, None] = {}
@@ -107,9 +107,10 @@ class Trace:
             Blocked: by the first operation in the way.
             Undecided: where a choice is missing.
         """
+        seed = squeezed(seed)
         self.graph.add_node(seed.value)
         if insert:
-            settle(self.inserted.setdefault(seed.value, []), seed)
+            settle(self.inserted.setdefault(seed.value, []), seed, self.size)
         self._add(seed)
         while self._pending:
             place = self._pending.pop()
@@ -123,7 +124,7 @@ class Trace:
         if isinstance(owner, Block):
             self._refuse_input(owner, place.value)
         if isinstance(owner, self.cuts):
-            settle(self.inserted.setdefault(place.value, []), place)
+            settle(self.inserted.setdefault(place.value, []), place, self.size)
         elif place.value not in self.inserted:
             self._apply(table, owner, None, place)
         for use in list(place.value.uses):
@@ -142,13 +143,18 @@ class Trace:
         """Say that channels lie on an operand of `op`, or on its result: a stored tensor is bound, others followed."""
         if bool((place.atoms == OUTSIDE).all()):
             return
+        place = squeezed(place)
         if self.kind in (Kind.ROTATION, Kind.PERMUTATION) and place.dual:
             place = Place(place.value, place.axes, place.atoms)  # these are their own dual
         if self.kind is Kind.CENTRING and place.dual:
             self.block(op, "it reads the mean of the channels", "")
         owner = place.value.owner
         if at is not None and isinstance(owner, WeightOp):
-            settle(self.bound.setdefault((op, at), []), place)
+            if any(
+                set(axes) & set(place.axes) and axes != place.axes for o, i, axes in self.bound if (o, i) == (op, at)
+            ):
+                raise Misplaced("the channels lie on it in two ways")
+            settle(self.bound.setdefault((op, at, place.axes), []), place, self.size)
         elif isinstance(owner, ConstantOp):
             self.constant(op, owner)
         else:
@@ -157,7 +163,7 @@ class Trace:
             self._add(place)
 
     def _add(self, place: Place) -> None:
-        settled = settle(self.places.setdefault(place.value, []), place)
+        settled = settle(self.places.setdefault(place.value, []), place, self.size)
         if settled is not None:
             self._pending.append(settled)
 
@@ -202,6 +208,26 @@ class Trace:
         joint = np.stack((self.cells, labels), 1)
         self.cells = np.unique(joint, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
+    def check_whole(self) -> None:
+        """Refuse a value that holds some of the channels that a transform mixes, but not all of them.
+
+        Raises:
+            Blocked: naming the operation that makes it.
+        """
+        if self.kind is Kind.DIAGONAL:
+            return
+        lengths = np.bincount(self.cells)
+        for place in (one for held in self.places.values() for one in held):
+            inside = place.atoms[place.atoms != OUTSIDE]
+            copies = inside // self.size * len(lengths) + self.cells[inside % self.size]
+            found, counts = np.unique(copies, return_counts=True)
+            if bool((counts != lengths[found % len(lengths)]).any()):
+                owner = place.value.owner
+                op = owner if isinstance(owner, Operation) else owner.parent_op()
+                assert op is not None  # blocks of a module belong to an operation
+                self._now = place
+                self.block(op, "its result holds some of the channels that are mixed, not all of them", "")
+
     def block(self, op: Operation, what: str, fix: str) -> NoReturn:
         """Refuse: name the operation, its line, how it was reached, and the way out.
 
@@ -230,8 +256,11 @@ class Trace:
         except nx.NetworkXNoPath:
             return ""
         names = [_name(value) for value in path]
-        return f" (reached through {' > '.join(names[-4:])})" if len(names) > 1 else f" (reached at {names[0]})"
+        return f"{ROUTE}through {' > '.join(names[-4:])})" if len(names) > 1 else f"{ROUTE}at {names[0]})"
 
+
+ROUTE = " (reached "
+"""What stands between the reason of a refusal and the way to it."""
 
 _FIX_ORDER = "run the folds on the float graph, before formats are assigned and kernels are fused"
 

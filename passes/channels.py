@@ -55,6 +55,15 @@ def whole(value: SSAValue, axes: tuple[int, ...]) -> Place:
     return Place(value, axes, np.arange(math.prod(sizes), dtype=np.int64).reshape(sizes))
 
 
+def squeezed(place: Place) -> Place:
+    """Drop axes of length 1, as far as one axis is left: channels lie in one way on a value, however it was reached."""
+    kept = [i for i, length in enumerate(place.atoms.shape) if length != 1] or [len(place.axes) - 1]
+    if len(kept) == len(place.axes):
+        return place
+    atoms = place.atoms.reshape([place.atoms.shape[i] for i in kept])
+    return place.on(place.value, tuple(place.axes[i] for i in kept), atoms)
+
+
 def sizes_of(shape: Shape, axes: Sequence[int]) -> tuple[int, ...]:
     """Return the static sizes of some axes."""
     sizes = [shape[axis].constant for axis in axes]
@@ -68,7 +77,7 @@ def same(one: Atoms, other: Atoms) -> bool:
     return one.shape == other.shape and bool(np.array_equal(one, other))
 
 
-def settle(held: list[Place], new: Place) -> Place | None:
+def settle(held: list[Place], new: Place, size: int) -> Place | None:
     """Put a place among those of one value; return what is new to follow, or None if it was known.
 
     Places on one value are disjoint: queries and keys that lie side by side in one tensor are two places, so that
@@ -81,7 +90,9 @@ def settle(held: list[Place], new: Place) -> Place | None:
     inside = new.atoms != OUTSIDE
     met: Place | None = None
     for one in held:
-        if one.axes != new.axes or one.atoms.shape != new.atoms.shape:
+        if one.axes != new.axes:
+            if one.dual == new.dual and _says_the_same(one, new, size):
+                return None
             raise Misplaced("the channels lie on it in two ways")
         shared = inside & (one.atoms != OUTSIDE)
         if not bool(shared.any()):
@@ -102,6 +113,20 @@ def settle(held: list[Place], new: Place) -> Place | None:
         raise Misplaced("one channel would lie on two positions")
     held.append(new)
     return new
+
+
+def _says_the_same(one: Place, other: Place, size: int) -> bool:
+    """Say whether one place is the other with the copies along some axes written out."""
+    narrow, wide = sorted((one, other), key=lambda place: len(place.axes))
+    if not set(narrow.axes) < set(wide.axes):
+        return False
+    atoms, axes = narrow.atoms, list(narrow.axes)
+    for axis, length in zip(wide.axes, wide.atoms.shape, strict=True):
+        if axis not in axes:
+            at = sum(held < axis for held in axes)
+            atoms = np.moveaxis(copied(atoms, length, size), -1, at)
+            axes.insert(at, axis)
+    return same(atoms, wide.atoms)
 
 
 def copied(atoms: Atoms, copies: int, size: int) -> Atoms:

@@ -284,16 +284,17 @@ class Scope:
         return self.add(made)
 
 
-def common_scale(bound: float, steps: Sequence[float]) -> float:
-    """Return a power of two for a sum of magnitude `bound` whose terms have these steps.
+def common_scale(bound: float, steps: Sequence[float], constants: Sequence[Tensor] = ()) -> float:
+    """Return a power of two for a sum of magnitude `bound` of values with these steps, and of constants.
 
-    Fine enough to keep GUARD_BITS bits of the finest step, or the step itself where all are powers of two, as far as
-    SUM_BITS bits hold the sum.
+    Fine enough to keep GUARD_BITS bits of the finest step, or the step itself where all are powers of two and divide
+    the constants, as far as SUM_BITS bits hold the sum.
     """
     coarse, steps = binary_step(bound, SUM_BITS), [one for one in steps if one > 0]
     if not bound or not steps:
         return coarse
     exact = all(math.frexp(one)[0] == 0.5 for one in steps)
+    exact = exact and all(bool((one / min(steps)).frac().eq(0).all()) for one in constants)
     fine = math.frexp(min(steps))[1] - 1 - (0 if exact else GUARD_BITS)
     return max(coarse, math.ldexp(1.0, fine))
 

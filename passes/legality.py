@@ -29,7 +29,7 @@ from qcc.ir.transformer import NormOp, RopeOp
 from qcc.ir.types import type_of
 from qcc.passes.annotate_groups import RESIDUAL_STREAM, annotate_groups
 from qcc.passes.channel_rules_data import RULES
-from qcc.passes.channel_trace import Binding, Blocked, Kind, Trace, Undecided
+from qcc.passes.channel_trace import ROUTE, Binding, Blocked, Kind, Trace, Undecided
 from qcc.passes.channels import Misplaced, Place, whole
 
 __all__ = ["Binding", "Kind", "Place", "Proof", "Refusals", "keeps", "prove", "space_on", "stream_norms", "streams"]
@@ -148,6 +148,7 @@ def _search(
     trace = Trace(kind, size, choices, cuts)
     try:
         trace.run(seed, RULES, insert=insert)
+        trace.check_whole()
         return trace
     except Undecided as undecided:
         op, options = undecided.op, undecided.options
@@ -171,7 +172,7 @@ def _proof(trace: Trace, seed: Place) -> Proof:
         seed=seed,
         size=trace.size,
         places=tuple(one for held in trace.places.values() for one in held),
-        bindings=tuple(Binding(*use, one) for use, held in trace.bound.items() for one in held),
+        bindings=tuple(Binding(op, at, one) for (op, at, _), held in trace.bound.items() for one in held),
         states=dict(trace.states),
         affine=dict(trace.affine),
         centred=tuple(trace.centred),
@@ -226,7 +227,7 @@ class Refusals:
     def __init__(self, what: str, *, keep: bool = False) -> None:
         self.what = what
         self.keep = keep
-        self.problems: dict[Problem, None] = {}
+        self.problems: dict[tuple[str, str], Problem] = {}
 
     @contextmanager
     def collect(self, op: Operation) -> Generator[None]:
@@ -237,7 +238,8 @@ class Refusals:
             if self.keep:
                 op.attributes[NOT_FOLDED] = StringAttr("; ".join(one.what for one in error.problems) or error.message)
             else:
-                self.problems.update(dict.fromkeys(error.problems or (Problem("", error.message),)))
+                for one in error.problems or (Problem("", error.message),):
+                    self.problems.setdefault((one.where, one.what.partition(ROUTE)[0]), one)
 
     def raise_any(self) -> None:
         """Raise what was gathered, if anything was.
@@ -249,7 +251,7 @@ class Refusals:
             count = len(self.problems)
             fix = "leave the transform away, or keep what cannot be folded as it is (illegal_folds: keep)"
             raise IllegalFold(
-                f"{self.what} is not legal at {count} place{'s' if count > 1 else ''}", self.problems, fix=fix
+                f"{self.what} is not legal at {count} place{'s' if count > 1 else ''}", self.problems.values(), fix=fix
             )
 
 

@@ -102,7 +102,7 @@ def _with_offset(scope: Scope, found: Fixed, sums: Sum) -> Fixed:
     """Add the offset to sums at a scale that is fine enough for both."""
     assert sums.offset is not None
     largest = float(sums.offset.abs().max())
-    scale = common_scale(found.bound + largest, [found.step])
+    scale = common_scale(found.bound + largest, [found.step], [sums.offset])
     left = scope.aligned(found, scale)
     addend = (sums.offset / scale).round().to(torch.int32)
     value = scope.add(BinaryOp("add", left.value, scope.weight(addend, "offset")))

@@ -135,7 +135,7 @@ def plus_constant(scope: Scope, x: Fixed, addend: Tensor, op: Operation) -> Fixe
     along = _along_channels(x, addend, op)
     if x.sum is not None and along is not None and (x.least, x.most) == (-math.inf, math.inf):
         return replace(grounded(scope, x.sum.plus(along)), moves=x.moves)
-    scale = common_scale(x.bound + float(addend.abs().max()), [x.step])
+    scale = common_scale(x.bound + float(addend.abs().max()), [x.step], [addend])
     x = scope.aligned(x, scale)
     codes = (addend / scale).round().to(torch.int32)
     value = scope.add(BinaryOp("add", x.value, scope.weight(codes, "addend")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.errors import IllegalFold, Problem, ShapeError
@@ -33,16 +33,18 @@ def insert_rotations(proof: Proof, block: int) -> None:
 def insert_after(place: Place, made: Operation) -> None:
     """Put an operation behind the value it reads; everything else that read the value reads its result."""
     value = place.value
-    owner = value.owner
-    if isinstance(owner, Operation):
-        set_location(made, location_of(owner))
-        point = InsertPoint.after(owner)
-    else:
-        point = InsertPoint.at_start(owner)
-    Rewriter.insert_op(made, point)
+    if isinstance(value.owner, Operation):
+        set_location(made, location_of(value.owner))
+    Rewriter.insert_op(made, point_after(value))
     for use in list(value.uses):
         if use.operation is not made:
             use.operation.operands[use.index] = made.results[0]
+
+
+def point_after(value: SSAValue) -> InsertPoint:
+    """Return the first place where a value may be read."""
+    owner = value.owner
+    return InsertPoint.after(owner) if isinstance(owner, Operation) else InsertPoint.at_start(owner)
 
 
 def _check(place: Place, size: int, block: int) -> None:

@@ -26,6 +26,7 @@ from qcc.passes.raise_norm import RaiseNorm
 from qcc.passes.raise_rope import RaiseRope
 from qcc.passes.select_plans import SelectPlans
 from qcc.passes.solve_weights import SolveWeights
+from qcc.passes.transforms import transforming
 from qcc.recipes.model import Recipe
 
 Observer = Callable[[int, ModulePass, ModuleOp], None]
@@ -47,9 +48,9 @@ def raising() -> list[ModulePass]:
 
 
 def planning(recipe: Recipe) -> list[ModulePass]:
-    """Return the passes that give every layer its formats; no weight is touched but by folding constants."""
+    """Return the passes that give every layer its formats; weights change by transforms and by folding constants."""
     text = recipe.model_dump_json()
-    return [*raising(), LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
+    return [*raising(), *transforming(recipe), LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
 
 
 def solving() -> list[ModulePass]:

@@ -16,11 +16,10 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
-from qcc.ir.transformer import AttentionOp, RopeOp
+from qcc.ir.transformer import RopeOp
 from qcc.numerics.hadamard_sizes import largest_block
 
 
@@ -40,19 +39,12 @@ class RotateKeys(ModulePass):
             IllegalFold: naming what is in the way in every attention whose keys cannot be rotated.
             ShapeError: for a block that does not divide a head, or has no Hadamard matrix.
         """
-        from qcc.passes.legality import Kind, Proof, Refusals, keeps, prove, space_on
+        from qcc.passes.legality import Kind, Refusals, keeps
         from qcc.passes.online import insert_rotations
+        from qcc.passes.sites import key_sites, prove_sites
 
         refusals = Refusals("rotating queries and keys", keep=keeps(self.illegal))
-        proofs: list[Proof] = []
-        known: set[SSAValue] = set()
-        for node in [one for one in op.walk() if isinstance(one, AttentionOp)]:
-            if node.key not in known:
-                with refusals.collect(node):
-                    seed = space_on(node.key, [1, 3])
-                    proofs.append(prove(Kind.ROTATION, seed, refusals.what, cuts=(RopeOp,)))
-                    known |= {place.value for place in proofs[-1].places}
-        refusals.raise_any()
+        proofs = prove_sites(Kind.ROTATION, key_sites(op), refusals, cuts=(RopeOp,))
         for proof in proofs:
             block = self.block or largest_block(proof.cell_size)
             insert_rotations(proof, block)

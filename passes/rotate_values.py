@@ -16,11 +16,9 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
-from qcc.ir.transformer import AttentionOp
 
 
 @dataclass(frozen=True)
@@ -42,17 +40,11 @@ class RotateValues(ModulePass):
         """
         from qcc.numerics.hadamard import random_hadamard
         from qcc.passes.fold_weights import Rotation, fold
-        from qcc.passes.legality import Kind, Proof, Refusals, keeps, prove, space_on
+        from qcc.passes.legality import Kind, Refusals, keeps
+        from qcc.passes.sites import prove_sites, value_sites
 
         refusals = Refusals("rotating the values of attention", keep=keeps(self.illegal))
-        proofs: list[Proof] = []
-        known: set[SSAValue] = set()
-        for node in [one for one in op.walk() if isinstance(one, AttentionOp)]:
-            if node.value not in known:
-                with refusals.collect(node):
-                    proofs.append(prove(Kind.ROTATION, space_on(node.value, [1, 3]), refusals.what))
-                    known |= {place.value for place in proofs[-1].places}
-        refusals.raise_any()
+        proofs = prove_sites(Kind.ROTATION, value_sites(op), refusals)
         for number, proof in enumerate(proofs):
             head = proof.cell_size
             matrix = random_hadamard(head, self.seed + number, self.block or None)

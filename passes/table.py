@@ -31,10 +31,28 @@ def _canonicalize() -> type[ModulePass]:
     return Canonicalize
 
 
+def _centre_streams() -> type[ModulePass]:
+    from qcc.passes.centre_streams import CentreStreams
+
+    return CentreStreams
+
+
+def _fold_batch_norm() -> type[ModulePass]:
+    from qcc.passes.fold_batch_norm import FoldBatchNorm
+
+    return FoldBatchNorm
+
+
 def _fold_constants() -> type[ModulePass]:
     from qcc.passes.fold_constants import FoldConstants
 
     return FoldConstants
+
+
+def _fold_norm() -> type[ModulePass]:
+    from qcc.passes.fold_norm import FoldNorm
+
+    return FoldNorm
 
 
 def _fuse_epilogue() -> type[ModulePass]:
@@ -103,6 +121,36 @@ def _raise_rope() -> type[ModulePass]:
     return RaiseRope
 
 
+def _rotate_activations() -> type[ModulePass]:
+    from qcc.passes.rotate_activations import RotateActivations
+
+    return RotateActivations
+
+
+def _rotate_keys() -> type[ModulePass]:
+    from qcc.passes.rotate_keys import RotateKeys
+
+    return RotateKeys
+
+
+def _rotate_streams() -> type[ModulePass]:
+    from qcc.passes.rotate_streams import RotateStreams
+
+    return RotateStreams
+
+
+def _rotate_values() -> type[ModulePass]:
+    from qcc.passes.rotate_values import RotateValues
+
+    return RotateValues
+
+
+def _round_folds() -> type[ModulePass]:
+    from qcc.passes.round_folds import RoundFolds
+
+    return RoundFolds
+
+
 def _select_plans() -> type[ModulePass]:
     from qcc.passes.select_plans import SelectPlans
 
@@ -120,7 +168,10 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "assign-formats": _assign_formats,
     "calibrate": _calibrate,
     "canonicalize": _canonicalize,
+    "centre-streams": _centre_streams,
+    "fold-batch-norm": _fold_batch_norm,
     "fold-constants": _fold_constants,
+    "fold-norm": _fold_norm,
     "fuse-epilogue": _fuse_epilogue,
     "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
@@ -132,6 +183,11 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "raise-linear": _raise_linear,
     "raise-norm": _raise_norm,
     "raise-rope": _raise_rope,
+    "rotate-activations": _rotate_activations,
+    "rotate-keys": _rotate_keys,
+    "rotate-streams": _rotate_streams,
+    "rotate-values": _rotate_values,
+    "round-folds": _round_folds,
     "select-plans": _select_plans,
     "solve-weights": _solve_weights,
 }

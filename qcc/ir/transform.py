@@ -82,7 +82,7 @@ class ExpansionModeAttr(EnumAttribute[ExpansionMode], SpacedOpaqueSyntaxAttribut
 class RotateOp(QccOperation):
     """Multiply along one axis by an orthogonal matrix: `x @ R`, or `x @ R^T` if `inverse`.
 
-    Hadamard matrices (`qcc.numerics.hadamard`: 2^k, and 12, 20, 28, ... times 2^k) are normalised by 1/sqrt(n); `block`
+    Hadamard matrices (of 2^k channels, and of 12, 20, 28, ... times 2^k) are normalised by 1/sqrt(n); `block`
     is the size n of each diagonal block.
     """
 

@@ -1,0 +1,66 @@
+"""Balance the channels between activations and weights, after rotations (the diagonal of OSTQuant, arXiv 2501.13987).
+
+    the sites of `awq`;   s[j] = max |x[j]| ^ alpha / max |w[:, j]| ^ (1 - alpha)
+
+alpha is searched in steps of 1/20 for each site: the least squared error of the outputs of the layers that read it,
+with both their weights and their dynamic activations rounded in the recipe's formats. OSTQuant learns its diagonal;
+here it is searched on calibration samples, in this family. It goes between a rotation and the weights, so it runs
+after the rotations, which do not commute with it. Legality as for `awq`. Equal in real arithmetic; computed in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from qcc.ir.context import store_of
+from qcc.passes.legality import Kind, Refusals, keeps
+from qcc.passes.sites import layer_sites, prove_sites
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DiagonalScale(ModulePass):
+    """The pass; needs the weight store and samples. `recipe` (a name, a path, or JSON text) names the formats."""
+
+    name: ClassVar[str] = "diagonal"
+
+    recipe: str = "w8a8"
+    illegal: str = "refuse"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Rewrite the module and its store.
+
+        Raises:
+            IllegalFold: naming what is in the way of every site that cannot be scaled.
+            QccError: if there are no samples.
+        """
+        refusals = Refusals("balancing channels", keep=keeps(self.illegal))
+        proofs = prove_sites(Kind.DIAGONAL, layer_sites(op), refusals)
+        if not proofs:
+            return
+        from qcc.calibrate.statistics import ChannelStatistics
+        from qcc.passes.scale_search import best_scales, channel_maximum, readers_of_sites
+        from qcc.passes.scales import column_amax, divide_channels, over_classes
+
+        def amax(found: ChannelStatistics) -> Tensor:
+            return found.amax
+
+        store = store_of(ctx, self.name)
+        sites = readers_of_sites(ctx, op, f"transform {self.name}", self.recipe, proofs)
+        for proof, readers in zip(proofs, sites, strict=True):
+            activations = channel_maximum(proof, readers, amax)
+            weights = over_classes(proof, column_amax(store, proof))
+
+            def scales_of(alpha: float, x: Tensor = activations, w: Tensor = weights) -> Tensor:
+                return x**alpha / w ** (1 - alpha)
+
+            scales = best_scales(ctx, proof, readers, scales_of, with_activations=True)
+            if scales is not None:
+                divide_channels(op, store, proof, scales, "diagonal")

@@ -1,0 +1,53 @@
+"""The transforms of a recipe, in the order that keeps each of them exact.
+
+Norm weights go first, since a norm commutes with a rotation only without one; rotations go before scales, since a
+diagonal does not commute with a rotation; what is stored is rounded once, at the end.
+"""
+
+from __future__ import annotations
+
+from xdsl.passes import ModulePass
+
+from qcc.passes.annotate_groups import AnnotateGroups
+from qcc.passes.canonicalize import Canonicalize
+from qcc.passes.centre_streams import CentreStreams
+from qcc.passes.fold_batch_norm import FoldBatchNorm
+from qcc.passes.fold_norm import FoldNorm
+from qcc.passes.rotate_activations import RotateActivations
+from qcc.passes.rotate_keys import RotateKeys
+from qcc.passes.rotate_streams import RotateStreams
+from qcc.passes.rotate_values import RotateValues
+from qcc.passes.round_folds import RoundFolds
+from qcc.recipes.model import Recipe, Transform
+
+AVAILABLE: tuple[Transform, ...] = ("fold_norm", "rotate")
+"""The transforms that have passes, in their order."""
+
+
+def transforming(recipe: Recipe) -> list[ModulePass]:
+    """Return the passes of a recipe's transforms, whatever their order in the recipe."""
+    wanted = set(recipe.transforms)
+    passes: list[ModulePass] = []
+    rotates = "rotate" in wanted
+    if "fold_norm" in wanted or (rotates and recipe.rotate.r1):
+        passes += _norms(recipe)
+    if rotates:
+        passes += _rotations(recipe)
+    return [*passes, RoundFolds(), Canonicalize(), AnnotateGroups()] if passes else []
+
+
+def _norms(recipe: Recipe) -> list[ModulePass]:
+    illegal = recipe.illegal_folds
+    return [FoldBatchNorm(illegal), FoldNorm(illegal), CentreStreams(illegal)]
+
+
+def _rotations(recipe: Recipe) -> list[ModulePass]:
+    options, illegal = recipe.rotate, recipe.illegal_folds
+    block = options.block or 0
+    passes: list[tuple[bool, ModulePass]] = [
+        (options.r1, RotateStreams(block, options.seed, illegal)),
+        (options.r2, RotateValues(block, options.seed, illegal)),
+        (options.r3, RotateKeys(block, illegal)),
+        (options.r4, RotateActivations(block, illegal)),
+    ]
+    return [one for asked, one in passes if asked]
