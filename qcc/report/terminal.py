@@ -98,7 +98,7 @@ def finding_lines(found: Finding) -> list[str]:
     else:
         lines += [
             "",
-            "no single layer is to blame: with the worst of them in float, the output gains little more than with others",
+            "no single layer is to blame: the output gains about as much with any of the worst in float",
         ]
     if found.enters is not None:
         lines.append(f"half of the output's noise is in once {found.enters.name} is quantized, in program order")
