@@ -277,6 +277,8 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
 def models_of(folder: Path, manifest: Manifest) -> Models:
     """Return an artifact's program beside the float program and weights that it was made from.
 
+    Where the recipe's transforms depend on calibration samples, their weights are not known again, and none are given.
+
     Raises:
         QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
     """
@@ -288,8 +290,12 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
     imported = import_program(load_source(manifest.source))
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
-    run_passes(planning(manifest.recipe), QccContext(store), module)
-    floats = {key: store.tensor(key) for key in store}
+    try:
+        run_passes(planning(manifest.recipe), QccContext(store), module)
+        floats = {key: store.tensor(key) for key in store}
+    except QccError:
+        # a transform searched on the calibration cannot be repeated without it; outputs can still be compared
+        floats = dict[str, torch.Tensor]()
     return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
 
 
