@@ -6,7 +6,7 @@ never runs the interpreter itself. Backends never import one another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -32,7 +32,10 @@ class Capabilities:
     every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
     says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
     what a byte of memory traffic costs in the same terms; without any plan, contractions keep the one they were given.
-    `architectures` are the names that `--arch` may list, none where a target has none.
+    `architectures` are the names that `--arch` may list, none where a target has none. `integer_only` says that it has
+    no floats between the inputs and outputs of a program: `quantize-values` and `lower-integer` are run for it.
+    `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
+    for values that it cannot take.
     """
 
     name: str
@@ -47,6 +50,9 @@ class Capabilities:
     costs: tuple[PlanCost, ...] = ()
     byte_cost: float = 0.0
     architectures: tuple[str, ...] = ()
+    integer_only: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    check_settings: Callable[[Mapping[str, str]], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,13 +141,14 @@ class LoadedProgram(Protocol):
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What the user may choose: compiler (`cc`, `arch`), threads, name of the program, and whether to build."""
+    """What the user may choose: compiler (`cc`, `arch`), threads, name of the program, whether to build, settings."""
 
     name: str = "model"
     cc: str | None = None
     arch: tuple[str, ...] = ()
     threads: int | None = None
     build: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @runtime_checkable
@@ -180,5 +187,18 @@ class Backend(Protocol):
 
         Raises:
             CheckpointError: for a folder that is not what `emit` writes, or is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class HasToolchain(Protocol):
+    """A backend whose programs may be kept for later processes: it says what they depend on beside the module."""
+
+    def toolchain(self, options: BackendOptions) -> str:
+        """Return a text that differs wherever a module would be built to something else: tools, versions, flags, CPU.
+
+        Raises:
+            BuildError: if a tool is missing.
         """
         ...

@@ -15,13 +15,19 @@ def _cpu() -> Backend:
     return CpuBackend()
 
 
+def _hls() -> Backend:
+    from qcc.backends.hls.backend import HlsBackend
+
+    return HlsBackend()
+
+
 def _triton() -> Backend:
     from qcc.backends.triton.backend import TritonBackend
 
     return TritonBackend()
 
 
-TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "triton": _triton}
+TARGETS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "hls": _hls, "triton": _triton}
 """Loaders of all backends by the name of their target."""
 
 

@@ -10,8 +10,8 @@ Every `contract` gets a kernel, also where nothing follows it; other roots only 
 
 Legal where, for each step: the value before it has this one reader and is read once; the step keeps the shape, and a
 second operand has exactly that shape unless the rule names it as a number or a channel vector; what it reads besides is
-computed before the root, so that the kernel can stand where the root stood. The operations stay the same ones in the
-same order, so results are the same bit for bit.
+a constant, or computed before the root, so that the kernel can stand where the root stood. The operations stay the same
+ones in the same order, so results are the same bit for bit.
 
 With `scales_after_sum` the kernels of the target scale a sum once, at its end. A scale of a token or a row is a factor
 of every term of the sum over K and may cross it; one that changes inside the sum may not, and is refused.
@@ -19,6 +19,7 @@ of every term of the sum over K and may cross it; one that changes inside the su
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,12 +27,13 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.errors import IllegalFold, Problem
 from qcc.ir.fusion import FusionRule, parse_rules, scales_span_rows, step_kind
 from qcc.ir.kernel import contracts_of, kernel_of
 from qcc.ir.kernel_parts import EPILOGUE, ROOTS, continues
-from qcc.ir.program import ProgramOp
+from qcc.ir.program import ConstantOp, ProgramOp, WeightOp
 from qcc.ir.quant import ContractOp
 from qcc.ir.types import type_of
 from qcc.passes.regions import Order, enclose, label_of
@@ -70,6 +72,7 @@ class FuseEpilogue(ModulePass):
                 rule = rules.get(root.name.removeprefix("qcc."), FusionRule("", ()))
                 steps = _epilogue(root, rule, order)
                 if steps or isinstance(root, ContractOp):
+                    _bring_constants(steps, root, order)
                     kernel = enclose([root, *steps], [*[root, *steps][-1].results], label_of(root), root)
                     order.put(kernel, root)
 
@@ -82,11 +85,25 @@ def _epilogue(root: Operation, rule: FusionRule, order: Order) -> list[Operation
     while (step := _only_reader(value)) is not None:
         others = [one for one in step.operands if one is not value]
         kinds.append(step_kind(step, value))
-        if not rule.accepts(kinds) or not all(order.is_known_before(one, root) for one in others):
+        if not rule.accepts(kinds) or not all(order.is_known_before(one, root) or _is_constant(one) for one in others):
             break
         steps.append(step)
         value = step.results[0]
     return steps
+
+
+def _is_constant(value: SSAValue) -> bool:
+    return isinstance(value.owner, WeightOp | ConstantOp)
+
+
+def _bring_constants(steps: Sequence[Operation], root: Operation, order: Order) -> None:
+    """Put constants that steps read in front of the root, where the kernel will stand."""
+    owners = dict.fromkeys(value.owner for step in steps for value in step.operands)
+    for owner in owners:
+        if isinstance(owner, WeightOp | ConstantOp) and order.of(owner) > order.of(root):
+            owner.detach()
+            Rewriter.insert_op(owner, InsertPoint.before(root))
+            order.put(owner, root)
 
 
 def _only_reader(value: SSAValue) -> Operation | None:

@@ -27,10 +27,10 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from qcc.ir.fusion import ROWS, FusionRule, parse_rules, step_kind
-from qcc.ir.kernel import KernelOp, kernel_of, outer_value
+from qcc.ir.kernel import KernelOp, dissolve, kernel_of, outer_value
 from qcc.ir.kernel_parts import PROLOGUE, ROOTS
 from qcc.ir.program import ConstantOp, ProgramOp, WeightOp
-from qcc.passes.regions import Order, dissolve, enclose, label_of
+from qcc.passes.regions import Order, enclose, label_of
 
 QUANTIZE = "quantize_static|quantize_token|quantize_block"
 RULES = (

@@ -9,7 +9,7 @@ Bounds against the real functions of the codes that go in, T the length of a row
 - softmax: 1/2 + 2**-9 + (T / 2**21 + g / 4) / s, where g is 0 for codes and the step `SCORE_STEP` for sums: the table's
   values are half of 2**-20 off, and scores half of g.
 - norm: 1/2 + 2**-7 + r, with r = max|w| sqrt(n) / (s 2**24): the normalised row has 24 fraction bits. Codes that are
-  too many or too wide for 62-bit squares are narrowed first, and eps is rounded to a step of the squares.
+  too many or too wide for 62-bit squares are narrowed first; eps is off by 2**-15 of a row's squares at most.
 - attention: max|v| (SCORE_STEP / 2 + T / 2**15) before its result is rounded.
 """
 
@@ -89,8 +89,7 @@ def lower_norm(scope: Scope, op: NormOp) -> Deferred:
         raise Refusal("its weight or bias is computed at run time")
     weight = torch.ones(1, dtype=torch.float64) if weight is None else weight
     weight = weight + 1 if op.kind.data is NormKind.RMS_PLUS1 else weight
-    power = 3 if layer else 1
-    x, eps = _narrowed(scope, scope.codes(op.input), count**power, op.eps.value.data)
+    x, eps = _fitted(scope, scope.codes(op.input), count, layer, op.eps.value.data)
     # eps beyond 61 bits stands alone under the root, so what is cut off goes into the multiplier
     most = min(eps, 2.0**61 - 2.0**40)
     factor = weight * math.sqrt(count) * (math.sqrt(most / eps) if eps else 1.0)
@@ -106,27 +105,34 @@ def lower_norm(scope: Scope, op: NormOp) -> Deferred:
     return make
 
 
-def _narrowed(scope: Scope, x: Fixed, count: int, eps: float) -> tuple[Fixed, float]:
-    """Return codes whose squares, `count` times, fit 61 bits, and eps in their unit: x^2 / count.
+def _fitted(scope: Scope, x: Fixed, count: int, layer: bool, eps: float) -> tuple[Fixed, float]:
+    """Return codes whose squares fit 61 bits, and eps in the unit of their sum; see `qcc.integer_norm`.
 
-    Codes of a scale so small that eps needs more bits than that are narrowed until their squares are nothing beside it.
+    Codes that are too wide are narrowed, and so are those of a scale under which eps has more bits than that, until
+    their squares are nothing beside it. Codes under which eps is no integer are widened until its rounding is 2**-15 of
+    the smallest sum.
     """
-    scale, reach = float(x.scale), x.reach
+    scale, reach, unit = float(x.scale), x.reach, float(count**3 if layer else count)
     if not scale:
         return x, 0.0
+    least = max(count * (count - 1), 1) if layer else 1  # the smallest sum of squares that is not 0
     drop = 0
 
     def squares() -> float:
-        return count * max(reach / 2.0**drop, 1.0) ** 2
+        return unit * max(reach / 2.0**drop, 1.0) ** 2
 
     def offset() -> float:
-        return count * eps / (scale * 2.0**drop) ** 2
+        return unit * eps / (scale * 2.0**drop) ** 2
 
     while squares() >= 2.0**61 or (offset() >= 2.0**61 and squares() > offset() * 2.0**-12 and reach >> drop > 1):
         drop += 1
-    if drop:
-        x = scope.aligned(x, scale * 2.0**drop)
-    return x, offset()
+    while drop <= 0 and squares() < 2.0**59 and _is_coarse(offset(), least * 4.0**-drop):
+        drop -= 1
+    return (scope.aligned(x, scale * 2.0**drop) if drop else x), offset()
+
+
+def _is_coarse(eps: float, least: float) -> bool:
+    return eps < 2.0**52 and abs(eps - round(eps)) > (eps + least) * 2.0**-15
 
 
 def _affine(factor: Tensor, bias: Tensor | None, target: Target) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -11,7 +11,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir.base import LAYER, LOCATION, location_of, set_location
 from qcc.ir.elementwise import BinaryOp
-from qcc.ir.kernel import KernelOp, YieldOp, kernel_parts, origin_of
+from qcc.ir.kernel import KernelOp, YieldOp, origin_of
 from qcc.ir.program import ProgramOp, WeightOp
 
 
@@ -82,24 +82,6 @@ def _role(value: SSAValue, operations: Sequence[Operation]) -> str | None:
 
 def _is_part(value: SSAValue, operand: object) -> bool:
     return value is operand or (isinstance(operand, Sequence) and value in operand)
-
-
-def dissolve(kernel: KernelOp) -> list[Operation]:
-    """Put the operations of a kernel in its place and return them; the kernel is gone."""
-    parts = kernel_parts(kernel)
-    operations = [*parts.prologue, *([] if parts.root is None else [parts.root]), *parts.epilogue]
-    block = kernel.body.block
-    for argument, value in zip(block.args, kernel.inputs, strict=True):
-        argument.name_hint = None  # or the value outside would take it over
-        argument.replace_all_uses_with(value)
-    yielded = list(kernel.terminator.values)
-    for op in operations:
-        op.detach()
-        Rewriter.insert_op(op, InsertPoint.before(kernel))
-    for result, value in zip(kernel.outputs, yielded, strict=True):
-        result.replace_all_uses_with(value)
-    Rewriter.erase_op(kernel)
-    return operations
 
 
 def label_of(op: Operation) -> str:

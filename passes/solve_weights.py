@@ -2,29 +2,48 @@
 
     quantize(weight "w") : W  ->  weight "w:W"
 
-Round to nearest: each code is the one nearest to its weight under the scales of the format. One entry per name and
+By the solver that the attribute `solver` names, by rounding to nearest where there is none. One entry per name and
 format, so tied weights stay tied. Float weights that nothing reads any more leave the store.
+
+Solvers that read samples get the Hessian of their layer's inputs. Layers are solved in the order of the program, and
+the samples go on through solved layers, so that a layer makes up for what the ones before it lost. One Hessian is held
+at a time; layers that read one value share it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
-from qcc.ir.context import store_of
+from qcc.errors import Problem, QccError, ShapeError
+from qcc.ir.base import SOLVER
+from qcc.ir.context import QccContext, calibration_of, store_of
 from qcc.ir.program import StateOp, WeightOp
-from qcc.ir.quant import QuantizeOp
+from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
+from qcc.numerics.qtype import QType
+from qcc.passes.float_view import FloatView, float_view, solved_key
+from qcc.passes.solvers.table import SOLVERS, Solver
+from qcc.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qcc.calibrate.statistics import Hessian
+    from qcc.ir.store import WeightStore
 
 
 @dataclass(frozen=True)
 class SolveWeights(ModulePass):
-    """The pass; needs the weight store."""
+    """The pass; needs the weight store, and samples where a solver reads them."""
 
     name: ClassVar[str] = "solve-weights"
 
@@ -32,22 +51,168 @@ class SolveWeights(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            QccError: if the weights are not beside the module, or are not finite.
+            QccError: if the weights are not beside the module or not finite, samples are needed and missing, or a
+                solver is unknown.
+            ShapeError: if samples do not fit the program.
         """
-        from qcc.numerics.quantize import quantize  # torch stays out of the import of the pass
-
         store = store_of(ctx, "solve-weights")
-        for node in [one for one in op.walk() if isinstance(one, QuantizeOp)]:
-            weight = node.input.owner
-            qtype = type_of(node.result).qtype
-            if not isinstance(weight, WeightOp) or node.scales or node.zero is not None or qtype is None:
-                continue
-            key = f"{weight.key.data}:{qtype}"
+        nodes = [one for one in op.walk() if isinstance(one, QuantizeOp) and _weight_of(one) is not None]
+        _refuse_unknown(nodes)
+        if any(_solver(one).reads_samples for one in nodes):
+            _solve_on_samples(ctx, op, store)
+        for node in nodes:
+            key = _key(node)
             if key not in store:
-                store[key] = quantize(store.tensor(weight.key.data), qtype, where=weight.key.data)
+                _solve(node, store, None)
             Rewriter.replace_op(node, [solved := WeightOp(key, type_of(node.result))], [solved.result])
-            if not weight.result.uses:
-                Rewriter.erase_op(weight)
-        used = {one.key.data for one in op.walk() if isinstance(one, WeightOp | StateOp)}
-        for key in [key for key in store if key not in used]:
-            del store[key]
+        _drop_unread(op, store)
+
+
+def _weight_of(node: QuantizeOp) -> WeightOp | None:
+    weight = node.input.owner
+    return weight if isinstance(weight, WeightOp) and not node.parameters else None
+
+
+def _qtype(node: QuantizeOp) -> QType:
+    qtype = type_of(node.result).qtype
+    assert qtype is not None  # the verifier holds this
+    return qtype
+
+
+def _key(node: QuantizeOp) -> str:
+    weight = _weight_of(node)
+    assert weight is not None
+    return solved_key(weight.key.data, _qtype(node))
+
+
+def _solver_name(node: QuantizeOp) -> str:
+    name = node.attributes.get(SOLVER)
+    return name.data if isinstance(name, StringAttr) else "rtn"
+
+
+def _solver(node: QuantizeOp) -> Solver:
+    return SOLVERS[_solver_name(node)]
+
+
+def _refuse_unknown(nodes: list[QuantizeOp]) -> None:
+    problems = [
+        Problem(
+            _key(one), f"asks for the solver '{_solver_name(one)}', which is unknown", f"known: {', '.join(SOLVERS)}"
+        )
+        for one in nodes
+        if _solver_name(one) not in SOLVERS
+    ]
+    if problems:
+        raise QccError("weights cannot be solved", problems)
+
+
+def _solve(node: QuantizeOp, store: WeightStore, hessian: Tensor | None) -> None:
+    weight = _weight_of(node)
+    assert weight is not None
+    solve = _solver(node).load()
+    store[_key(node)] = solve(store.tensor(weight.key.data), _qtype(node), hessian, weight.key.data)
+
+
+def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
+    """Solve the layers one after another on what the solved ones before them give."""
+    from qcc.calibrate.statistics import Hessian  # torch stays out of the import of the pass
+    from qcc.ir.store import WeightStore
+    from qcc.numerics.quantize import dequantize
+
+    calibration = calibration_of(ctx, "a solver that reads samples", "use solver: mse, which reads none")
+    view = float_view(op, own_weights=True)
+    layers = _layers(op, view)
+    weights = WeightStore({key: store[key] for key in store})
+    for node in (node for nodes in layers.values() for node in nodes):
+        weights[_key(node)] = _float_weight(node, store)
+    walk = calibration.walk(view.module, weights)
+    solver = _Solving(ctx, store, sum(map(len, layers.values())))
+    for value, nodes in layers.items():
+        hessian = None
+        if any(_solver(one).reads_samples for one in nodes):
+            hessian = Hessian(_float_weight(nodes[0], store).shape[1])
+            walk.advance(value, hessian.add)
+            _refuse_not_finite(hessian, nodes)
+        for node in nodes:
+            if _key(node) not in store:
+                solver.solve(node, hessian)
+                walk.replace_weight(
+                    _key(node), dequantize(store.quantized(_key(node)), _float_weight(node, store).dtype)
+                )
+
+
+class _Solving:
+    """Solves weights one by one: says how far it is, and takes what was kept from a compilation that was stopped."""
+
+    def __init__(self, ctx: Context, store: WeightStore, total: int) -> None:
+        self._store, self._total, self._done = store, total, 0
+        self._say = ctx.say if isinstance(ctx, QccContext) else None
+        self._kept = ctx.kept if isinstance(ctx, QccContext) else None
+        self._start = time.perf_counter()
+
+    def solve(self, node: QuantizeOp, hessian: Hessian | None) -> None:
+        """Put the codes of a weight in the store."""
+        self._tell(node)
+        self._done += 1
+        matrix = None if hessian is None else hessian.matrix
+        if self._kept is None or matrix is None:
+            _solve(node, self._store, matrix)
+            return
+        weight = _float_weight(node, self._store)
+        digest = _digest(_solver_name(node), str(_qtype(node)), weight, matrix)
+        found = self._kept.get(digest)
+        if found is None or found.qtype != _qtype(node) or found.shape != tuple(weight.shape):
+            _solve(node, self._store, matrix)
+            self._kept.put(digest, self._store.quantized(_key(node)))
+        else:
+            self._store[_key(node)] = found
+
+    def _tell(self, node: QuantizeOp) -> None:
+        if self._say is None:
+            return
+        passed = time.perf_counter() - self._start
+        left = f", about {passed / self._done * (self._total - self._done):.0f} s left" if self._done else ""
+        self._say(f"solving {_key(node).split(':')[0]}, {self._done + 1} of {self._total}{left}")
+
+
+def _digest(solver: str, qtype: str, weight: Tensor, hessian: Tensor) -> str:
+    """Return a digest of everything that the codes of a weight depend on."""
+    import torch
+
+    found = hashlib.sha256(f"{solver}\n{qtype}\n{__version__}\n{weight.dtype} {tuple(weight.shape)}\n".encode())
+    for tensor in (weight, hessian):
+        found.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:
+    weight = _weight_of(node)
+    assert weight is not None
+    return store.tensor(weight.key.data)
+
+
+def _layers(op: ModuleOp, view: FloatView) -> dict[SSAValue, list[QuantizeOp]]:
+    """Return the weights of contractions by the value that they read in the view, in the order these are computed."""
+    found: dict[SSAValue, list[QuantizeOp]] = {}
+    for contract in [one for one in op.walk() if isinstance(one, ContractOp)]:
+        node = contract.weight.owner
+        if isinstance(node, QuantizeOp) and _weight_of(node) is not None:
+            found.setdefault(view.of(contract.input), []).append(node)
+    place: dict[Operation | Block, int] = {one: index for index, one in enumerate(view.module.walk())}
+    return dict(sorted(found.items(), key=lambda item: place.get(item[0].owner, -1)))
+
+
+def _refuse_not_finite(hessian: Hessian, nodes: list[QuantizeOp]) -> None:
+    if hessian.not_finite or not hessian.count:
+        what = f"{hessian.not_finite} inputs are not finite" if hessian.not_finite else "no sample has inputs here"
+        problems = [Problem(_key(one), what, "look at the samples, or leave the layer in float") for one in nodes]
+        raise ShapeError("weights cannot be solved on these samples", problems)
+
+
+def _drop_unread(op: ModuleOp, store: WeightStore) -> None:
+    for weight in [one for one in op.walk() if isinstance(one, WeightOp)]:
+        if not weight.result.uses:
+            Rewriter.erase_op(weight)
+    used = {one.key.data for one in op.walk() if isinstance(one, WeightOp | StateOp)}
+    for key in [key for key in store if key not in used]:
+        del store[key]

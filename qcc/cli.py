@@ -1,4 +1,4 @@
-"""The command line: `qcc compile | run | bench | inspect | recipes`.
+"""The command line: `qcc compile | run | bench | inspect | recipes | cache`.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
 1 a defect of qcc.
@@ -74,7 +74,7 @@ def compile_(
     recipe: Annotated[
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
-    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton.")] = "cpu",
+    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton, hls.")] = "cpu",
     calib: Annotated[
         Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
     ] = None,
@@ -83,7 +83,7 @@ def compile_(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="name=PREFIX of files and functions; plan=PLAN or PATTERN=PLAN,...; rows=N to weigh plans by.",
+            help="name=PREFIX; plan=PLAN or PATTERN=PLAN,...; rows=N; of hls: part, clock_ns, target_fps, folding.",
         ),
     ] = None,
     arch: Annotated[str, typer.Option(help="GPU architectures of target triton; default sm_80,sm_90,sm_100.")] = "",
@@ -234,6 +234,76 @@ def bench(
         _print_table(table)
 
 
+DataOption = Annotated[
+    Path | None,
+    typer.Option(help="Samples to measure on: .safetensors or .npz of named inputs, or text by lines."),
+]
+
+
+@app.command()
+def report(
+    artifact: ArtifactArgument,
+    data: DataOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained page.")] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what quantization did to each layer, worst first.
+
+    \b
+    qcc report model.qcc
+    qcc report model.qcc --data samples.safetensors --html report.html
+    """
+    with _errors(debug):
+        from qcc.report.command import report_of
+        from qcc.report.page import page_text
+        from qcc.report.terminal import layer_rows, section_table, summary_lines
+
+        with _progress(json_) as say:
+            found = report_of(artifact, data, say)
+        if html is not None:
+            html.write_text(page_text(found), "utf-8")
+        if json_:
+            _print_json(found.json_object())
+            return
+        _print_table(layer_rows(found))
+        for section in found.sections:
+            _print_table(section_table(section))
+        _print_plain(f"quantized {found.quantized} of {found.total} layers", *summary_lines(found))
+        if found.protect:
+            _print_plain("to protect the worst layers, paste into the recipe:", found.protect)
+
+
+@app.command()
+def bisect(
+    artifact: ArtifactArgument,
+    data: DataOption = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find the layer where the error enters, and a way out.
+
+    \b
+    qcc bisect model.qcc --data samples.safetensors
+    """
+    with _errors(debug):
+        from qcc.report.command import bisect_artifact
+        from qcc.report.terminal import candidate_table, finding_lines
+
+        with _progress(json_) as say:
+            found = bisect_artifact(artifact, data, say)
+        if json_:
+            _print_json(found.json_object())
+            return
+        _print_plain(*finding_lines(found))
+        _print_table(candidate_table(found))
+
+
+def _print_plain(*lines: str) -> None:
+    for line in lines:
+        _out.print(line, highlight=False, markup=False)
+
+
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="An artifact, an .mlir text or a .pt2 file.")],
@@ -277,8 +347,36 @@ def recipes(
         if name is not None:
             typer.echo(recipe_text(name), nl=False)
             return
-        for one in recipe_names():
-            _out.print(f"{one:8} {load_recipe(one).description}", highlight=False)
+        names = recipe_names()
+        for one in names:
+            _out.print(f"{one:{max(map(len, names))}} {load_recipe(one).description}", highlight=False)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="The cache; default $QCC_CACHE_DIR, else the user's.")
+    ] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what the compile cache holds, or clear it.
+
+    \b
+    qcc cache
+    qcc cache --clear
+    """
+    with _errors(debug):
+        from qcc.cache import Cache, cache_data, cache_lines
+
+        found = Cache(folder)
+        freed = found.clear() if clear else 0
+        if json_:
+            _print_json({**cache_data(found), "freed": freed})
+            return
+        for line in cache_lines(found, freed if clear else None):
+            _out.print(line, highlight=False, markup=False)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:

@@ -32,8 +32,9 @@ class Compiled:
     Threads may share one object: each computes in memory of its own, and calls of a program with state take turns.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 0, keep: object = None) -> None:
-        self.manifest: Manifest = read_manifest(folder)
+    def __init__(self, folder: Path, *, threads: int = 0, keep: object = None, checked: bool = False) -> None:
+        """Load a folder. `keep` lives as long as this object; files that were `checked` are not hashed again."""
+        self.manifest: Manifest = read_manifest(folder, check=not checked)
         self.folder = folder
         self._keep = keep
         self.module = read_module(folder / "program.mlir")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from xdsl.passes import ModulePass
 
 from qcc.admission import admit, check_architectures
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
-from qcc.backends.base import BackendOptions, Capabilities
+from qcc.backends.base import BackendOptions, Capabilities, HasToolchain
 from qcc.backends.targets import backend_of
+from qcc.cache import Cache
 from qcc.calibrate.run import SampleRun
 from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
@@ -31,11 +32,17 @@ from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
 from qcc.frontend.source import load_source
 from qcc.golden import golden_of
+from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
-from qcc.passes.pipeline import planning, run_passes, solving, targeting
-from qcc.recipes.load import RecipeSource, load_recipe
+from qcc.kept import kept_beside
+from qcc.keys import program_key, samples_digest
+from qcc.passes.pipeline import lowering, planning, run_passes, solving, targeting
+from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
+from qcc.report.build import Subject, report_where_cheap
+from qcc.report.files import write_report
+from qcc.report.measure import Models
 from qcc.settings import Settings, read_settings
 from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
@@ -43,6 +50,7 @@ from qcc.version import __version__
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
+ARTIFACT = "model.qcc"
 
 
 def _silent(text: str) -> None:
@@ -103,11 +111,28 @@ def compile(
 
 
 def compile_program(
-    program: torch.export.ExportedProgram, options: Options, calibration: Iterable[Any] | None = None
+    program: torch.export.ExportedProgram,
+    options: Options,
+    calibration: Iterable[Any] | None = None,
+    cache: Cache | None = None,
 ) -> Compiled:
-    """Compile an exported program to a folder that lives as long as the result."""
+    """Compile an exported program, or take what an earlier process made of the same one from a cache.
+
+    Without a cache, the artifact lies in a folder that lives as long as the result.
+    """
+    backend = backend_of(options.target)
+    if cache is not None and isinstance(backend, HasToolchain):
+        imported, calls = import_program(program), None if calibration is None else list(calibration)
+        chosen = _backend_options(options, read_settings(options.settings, backend.capabilities))
+        used = (str(replace(options, recipe="", cc="")), str(chosen), backend.toolchain(chosen), samples_digest(calls))
+        key = program_key(imported.module, imported.store, load_recipe(options.recipe), options.target, *used)
+
+        def make(folder: Path) -> None:
+            _build(program, "", options, folder / ARTIFACT, _silent, calls, imported)
+
+        return Compiled(cache.get("program", key, make) / ARTIFACT, threads=options.threads, checked=True)
     scratch = tempfile.TemporaryDirectory(prefix="qcc-")
-    folder = Path(scratch.name) / "model.qcc"
+    folder = Path(scratch.name) / ARTIFACT
     _build(program, "", options, folder, _silent, calibration)
     return Compiled(folder, threads=options.threads, keep=scratch)
 
@@ -125,12 +150,13 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
-    settings = read_settings(options.settings, options.target)
+    settings = read_settings(options.settings, backend.capabilities)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
     calibration = _calibration(imported, None, options.calib, source)
-    run_passes(planning(recipe), QccContext(imported.store, calibration), imported.module)
+    planned = planning(recipe, integer_only=backend.capabilities.integer_only)
+    run_passes(planned, QccContext(imported.store, calibration), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
@@ -163,15 +189,14 @@ def _build(
     output: Path,
     say: Say,
     calls: Iterable[Any] | None = None,
+    imported: Imported | None = None,
 ) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
-    settings = read_settings(options.settings, options.target)
-    chosen = BackendOptions(
-        name=settings.name, cc=options.cc or None, arch=options.arch, threads=options.threads or None
-    )
-    imported = import_program(program)
+    settings = read_settings(options.settings, backend.capabilities)
+    chosen = _backend_options(options, settings)
+    imported = imported or import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported) if options.golden else {}
     calibration = _calibration(imported, calls, options.calib, source)
@@ -179,11 +204,15 @@ def _build(
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    run_passes(planning(recipe), QccContext(store, calibration), module, trace.after)
+    integer_only = backend.capabilities.integer_only
+    planned = planning(recipe, integer_only=integer_only)
+    run_passes(planned, QccContext(store, calibration), module, trace.after)
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store, calibration), module, trace.after)
+    kept = kept_beside(output)
+    run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
+    run_passes(lowering(integer_only=integer_only), QccContext(store), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     if options.strict:
@@ -204,6 +233,11 @@ def _build(
             refuse_fallbacks(coverage, emitted.fallbacks)
         for message in emitted.messages:
             say(message)
+        if options.golden:
+            say("measuring layers")
+            subject = Subject(options.target, recipe_name(options.recipe), coverage, folder)
+            models = Models(module, store, unsolved, float_module, float_store)
+            write_report(folder, report_where_cheap(subject, models, example, calibration))
         write_manifest(
             folder,
             Manifest(
@@ -216,7 +250,18 @@ def _build(
                 coverage=coverage,
             ),
         )
+    kept.discard()
     return Compiled(output, threads=options.threads)
+
+
+def _backend_options(options: Options, settings: Settings) -> BackendOptions:
+    return BackendOptions(
+        name=settings.name,
+        cc=options.cc or None,
+        arch=options.arch,
+        threads=options.threads or None,
+        settings=settings.own,
+    )
 
 
 def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | None, source: str) -> SampleRun | None:
@@ -227,6 +272,25 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
         return None
     folder = Path(source) if source and Path(source).is_dir() else None
     return SampleRun(samples_from_file(file, program_of(imported.module), folder))
+
+
+def models_of(folder: Path, manifest: Manifest) -> Models:
+    """Return an artifact's program beside the float program and weights that it was made from.
+
+    Raises:
+        QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
+    """
+    if not manifest.source:
+        raise QccError(
+            "the artifact does not say which model it was compiled from, so there is no float model to measure against",
+            fix="compile it from a .pt2, a folder or package.module:callable",
+        )
+    imported = import_program(load_source(manifest.source))
+    module, store = imported.module, imported.store
+    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    run_passes(planning(manifest.recipe), QccContext(store), module)
+    floats = {key: store.tensor(key) for key in store}
+    return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
 
 
 def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:

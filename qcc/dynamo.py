@@ -18,6 +18,7 @@ from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._guards import TracingContext
 from torch.fx import GraphModule, Node
 
+from qcc.cache import Cache
 from qcc.compiled import Compiled
 from qcc.driver import Options, compile_program
 from qcc.errors import Problem, QccError, RecipeError
@@ -116,7 +117,7 @@ class _Compiler:
             raise RecipeError("the recipe does not fit the model", problems, fix=f"layers: {', '.join(layers[:4])}")
         chosen = tuple(one for one in recipe.overrides if any(map(one.matches, layers)))
         options = Options(recipe=recipe.model_copy(update={"overrides": chosen}), target=self.target, golden=False)
-        return compile_program(group.program, options)
+        return compile_program(group.program, options, None, Cache(self.options.cache_dir))
 
     def tell(self, summary: GraphSummary) -> None:
         """Say what became of the graph, once."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from qcc.backends.base import Capabilities
 from qcc.errors import Problem, QccError
 
 KNOWN = {
@@ -22,18 +23,20 @@ class Settings:
     name: str = "model"
     plans: tuple[str, ...] = ()
     rows: int = 1
+    own: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def read_settings(texts: Mapping[str, str], target: str) -> Settings:
-    """Read settings.
+def read_settings(texts: Mapping[str, str], target: Capabilities) -> Settings:
+    """Read settings; `own` of the result are those that the target alone takes.
 
     Raises:
         QccError: listing every key that is not known and every value that cannot be read.
     """
+    known = {**KNOWN, **target.settings}
     problems = [
-        Problem(f"--set {key}", f"target {target} has no such setting", f"it has: {', '.join(KNOWN)}")
+        Problem(f"--set {key}", f"target {target.name} has no such setting", f"it has: {', '.join(known)}")
         for key in texts
-        if key not in KNOWN
+        if key not in known
     ]
     name, rows = texts.get("name", "model"), texts.get("rows", "1")
     if not name.isidentifier() or not name.isascii():
@@ -43,4 +46,7 @@ def read_settings(texts: Mapping[str, str], target: str) -> Settings:
     if problems:
         raise QccError("some settings cannot be taken", problems)
     plans = tuple(one.strip() for one in texts.get("plan", "").split(",") if one.strip())
-    return Settings(name, plans, int(rows))
+    own = {key: text for key, text in texts.items() if key in target.settings}
+    if target.check_settings is not None:
+        target.check_settings(own)
+    return Settings(name, plans, int(rows), own)

@@ -51,17 +51,22 @@ def codes_of(source: QuantizedTensor, spec: GemmSpec) -> Codes:
     rows, scales = len(given), source.scales[0].reshape(-1, source.scales[0].shape[-1])
     codes = torch.zeros(rows, code_stride(columns), dtype=torch.int8)
     codes[:, :columns] = given
-    sums = None
-    if spec.zero != "none":
-        group = code_stride(columns) if spec.group is None else spec.group
-        sums = codes.int().reshape(rows, -1, group).sum(-1).int()
-    return Codes(codes, scales if spec.input_scale == "group" else scales.reshape(-1), sums, columns)
+    scales = scales if spec.input_scale == "group" else scales.reshape(-1)
+    return Codes(codes, scales, sums_of(codes, spec), columns)
+
+
+def sums_of(codes: Tensor, spec: GemmSpec) -> Tensor | None:
+    """The sums of padded codes that a contraction reads for the zero points of its weight."""
+    if spec.zero == "none":
+        return None
+    group = codes.shape[1] if spec.group is None else spec.group
+    return codes.int().reshape(len(codes), -1, group).sum(-1).int()
 
 
 def run_gemm(
     device: EmulatedDevice,
     spec: GemmSpec,
-    source: Tensor | QuantizedTensor,
+    source: Tensor | QuantizedTensor | Codes,
     weight: QuantizedTensor | PackedWeight,
     *,
     bias: Tensor | None = None,
@@ -71,7 +76,7 @@ def run_gemm(
 ) -> Tensor:
     """Run a contraction; the result is [M, N] without padding, and NaN wherever the kernel wrote nothing."""
     packed = weight if isinstance(weight, PackedWeight) else pack_weight(weight, spec)
-    tokens, channels = source.shape[0], packed.rows
+    tokens, channels = len(source.codes) if isinstance(source, Codes) else source.shape[0], packed.rows
     out = torch.full((tokens, channels), 77 if spec.output == "i8" else torch.nan).to(
         torch.int8 if spec.output == "i8" else DTYPES[spec.output]
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
-from qcc.backends.cpu.build import build_library
+from qcc.backends.cpu.build import build_library, cpu_features, toolchain_text
 from qcc.backends.cpu.costs import ACCUMULATOR_BITS, BYTE_COST, COSTS
 from qcc.backends.cpu.ctext import C_TYPES, c_name
 from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
@@ -74,6 +74,14 @@ class CpuBackend:
             {"kernel_calls": float(len(lowered.schedule.calls)), "arena_slots": float(len(arena.slots))},
             fallbacks,
         )
+
+    def toolchain(self, options: BackendOptions) -> str:
+        """Return the compiler, its version and flags, and the features of this CPU.
+
+        Raises:
+            BuildError: if there is no C compiler.
+        """
+        return "\0".join([toolchain_text(options.cc), cpu_features()])
 
     def load(self, folder: Path, *, threads: int | None = None) -> CpuProgram:
         """Load the library of an emitted folder (`out`, or `out/c`).

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcc.cache import Cache, digest_of
 from qcc.errors import BuildError, Problem
 
 CANDIDATES = ("cc", "gcc", "clang")
@@ -93,31 +94,37 @@ def _checked(command: list[str]) -> str:
     return shlex.join(command)
 
 
-def cache_folder() -> Path:
-    """Return the folder where compiled kernels are kept: $XDG_CACHE_HOME/qcc, else ~/.cache/qcc."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "qcc"
+def toolchain_text(wish: str | None) -> str:
+    """Say what the built library depends on beside its sources: the compiler, its version, and the flags.
+
+    Raises:
+        BuildError: if there is no compiler.
+    """
+    compiler = find_compiler(wish)
+    return "\0".join([*compiler, _run([*compiler, "--version"]).stdout, *FLAGS])
+
+
+def cpu_features() -> str:
+    """Return the architecture and, where the system says them, the instruction sets of this CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {flags.strip()}"
 
 
 def _compile_kernels(compiler: list[str], flags: list[str], folder: Path, out: Path) -> str:
     """Compile the kernels, or take the object of the same sources, compiler and flags from the cache."""
     command = [*compiler, *flags, "-c", str(folder / "qcc_kernels.c"), "-o", str(out)]
-    digest = hashlib.sha256("\0".join([*compiler, *flags, _run([*compiler, "--version"]).stdout]).encode())
+    parts: list[str | bytes] = [*compiler, *flags, _run([*compiler, "--version"]).stdout]
     for source in sorted(folder.glob("qcc_k*.[ch]")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    cached = cache_folder() / f"kernels-{digest.hexdigest()[:32]}.o"
-    if cached.is_file():
-        shutil.copyfile(cached, out)
-        return shlex.join(command)
-    _checked(command)
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as aside:
-            aside.write(out.read_bytes())
-        os.replace(aside.name, cached)
-    except OSError:
-        # A read-only home costs the next build some seconds, nothing else.
-        pass
+        parts += [source.name, source.read_bytes()]
+
+    def make(entry: Path) -> None:
+        _checked([*command[:-1], str(entry / out.name)])
+
+    shutil.copyfile(Cache().get("kernels", digest_of(parts), make) / out.name, out)
     return shlex.join(command)
 
 

@@ -90,6 +90,15 @@ class TritonBackend:
         weight_bytes = (folder / "weights.safetensors").stat().st_size
         return Emitted(folder, files, _messages(contents), weight_bytes, _figures(contents))
 
+    def toolchain(self, options: BackendOptions) -> str:
+        """Return the version of Triton and the architectures.
+
+        Raises:
+            BuildError: if Triton is missing or an architecture is not known.
+        """
+        names = [one.name for one in parse_architectures(options.arch)]
+        return " ".join([find_toolchain().version, *names])
+
     def load(self, folder: Path, *, threads: int | None = None) -> LazyProgram:
         """Load an emitted folder (`out`, or `out/triton`); the GPU is opened at the first call.
 

@@ -107,7 +107,7 @@ def contents_of(
         _call(label, part, program, {arch: _joined(every) for arch, every in choices[label].items()})
         for label, part in launches_of(steps)
     )
-    return Contents(program, steps, architectures, calls, origins, _weights(program, steps, store))
+    return Contents(program, steps, architectures, calls, origins, packed_store(program, steps, store))
 
 
 def _joined(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
@@ -149,7 +149,7 @@ def _call(label: str, part: RowStep | GemmStep, program: ProgramOp, choices: Map
     )
 
 
-def _weights(program: ProgramOp, steps: tuple[Step, ...], store: WeightStore) -> WeightStore:
+def packed_store(program: ProgramOp, steps: tuple[Step, ...], store: WeightStore) -> WeightStore:
     """Return the weights as the project stores them: packed for contractions, and as they are for everything else."""
     found: dict[str, Tensor | QuantizedTensor] = {}
     for label, part in launches_of(steps):

@@ -112,11 +112,15 @@ def _receive(stream: IO[bytes]) -> Any:
     return torch.load(io.BytesIO(stream.read(*struct.unpack("<q", head))), weights_only=False)
 
 
-def load_kernel(folder: Path, name: str, source: str, ptx: str) -> Any:
-    """Write a kernel's module and `qcc_ptx` into a folder and return the kernel, as Triton wraps it."""
+def write_kernel(folder: Path, name: str, source: str, ptx: str) -> None:
+    """Write a kernel's module and `qcc_ptx` into a folder."""
     (folder / f"{PTX_MODULE}.py").write_text(ptx, "utf-8")
+    (folder / f"{name}.py").write_text(source, "utf-8")
+
+
+def load_kernel(folder: Path, name: str) -> Any:
+    """Return the kernel that `write_kernel` wrote, as Triton wraps it."""
     path = folder / f"{name}.py"
-    path.write_text(source, "utf-8")
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None
     assert found.loader is not None
@@ -148,7 +152,8 @@ def _serve() -> None:
                 return
             try:
                 if request.source not in kernels:
-                    kernels[request.source] = load_kernel(Path(folder), request.name, request.source, request.ptx)
+                    write_kernel(Path(folder), request.name, request.source, request.ptx)
+                    kernels[request.source] = load_kernel(Path(folder), request.name)
                 kernels[request.source][request.grid](*request.arguments, **request.constants)
                 answer: object = [one for one in request.arguments if isinstance(one, Tensor)]
             except Exception:

@@ -24,9 +24,11 @@ COUNTED_ON = "sm_90"
 SPENT_MORE = {(3, 8): 1.05}
 """Versions of Triton (major, minor) that spend more on the same source, and the factor that the limits get there."""
 _TOKENS, _COLUMNS = 16, 128
-_PER_SUM, _PER_SCALE = 2.25, 24.0
+_PER_SUM, _PER_SCALE = 2.25, 32.0
 """A group costs a conversion and a multiply-add for each of its sums, and the scale itself is loaded and widened."""
-_PER_INPUT = 1.0
+_PER_CORRECTION, _PER_OPERAND = 1.25, 12.0
+"""A zero point, and a scale of the input for each group: one multiplication more for each sum, and values to load."""
+_PER_INPUT = 1.25
 """Inputs are copied to shared memory: the more tokens for a channel, the more of that falls to a weight."""
 
 
@@ -53,6 +55,8 @@ def instruction_limit(build: KernelBuild) -> float | None:
     if spec.group is not None:
         limit += _group_cost(tile.tokens, spec.group)
         limit -= _group_cost(_TOKENS, _COLUMNS) if spec.plan in WITH_GROUPS else 0.0
+        corrections = spec.integer * (spec.zero != "none") + (spec.input_group is not None)
+        limit += corrections * (_PER_CORRECTION * tile.tokens + _PER_OPERAND) / spec.group
     return limit
 
 

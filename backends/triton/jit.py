@@ -7,26 +7,23 @@ Triton interprets the same source: that is for tests.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qcc.backends.triton.config import choose_variant
-from qcc.backends.triton.emulate import EmulatedDevice, load_kernel
+from qcc.backends.triton.emulate import EmulatedDevice, load_kernel, write_kernel
 from qcc.backends.triton.launch import Codes, Launch, Scratch, code_stride, gemm_launch, row_launch, scratch_sizes
 from qcc.backends.triton.pack import DTYPES, PackedWeight
 from qcc.backends.triton.render import kernel_name, kernel_source, ptx_source
 from qcc.backends.triton.spec import GemmSpec, KernelSpec, RowSpec
 from qcc.backends.triton.spec_text import parse_spec, spec_text
+from qcc.cache import Cache, digest_of
 from qcc.errors import BuildError, CheckpointError
 
 EMULATED_PROCESSORS = 4
@@ -143,15 +140,9 @@ def _compiled(spec: KernelSpec) -> Any:
         import triton  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise BuildError("triton is not installed", fix="pip install 'qcc[triton]'") from error
-    source, ptx = kernel_source(spec), ptx_source()
-    digest = hashlib.sha256((source + ptx).encode()).hexdigest()[:16]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "qcc" / "triton" / digest
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="qcc-triton-"))
-    return load_kernel(folder, kernel_name(spec), source, ptx)
+    name, source, ptx = kernel_name(spec), kernel_source(spec), ptx_source()
+    entry = Cache().get("triton", digest_of([name, source, ptx]), lambda out: write_kernel(out, name, source, ptx))
+    return load_kernel(entry, name)
 
 
 @cache

@@ -18,6 +18,9 @@ LOCATION = "at"
 LAYER = "layer"
 """Name of the attribute that keeps the name of a layer once its weight goes by another."""
 
+SOLVER = "solver"
+"""Name of the attribute that says how the codes of a weight are chosen, where it is not by rounding to nearest."""
+
 LEFT_IN_FLOAT = "left_in_float"
 """Name of the attribute that says why a layer was not quantized."""
 

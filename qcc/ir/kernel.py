@@ -21,6 +21,7 @@ from xdsl.irdl import (
 )
 from xdsl.parser import Parser
 from xdsl.printer import Printer
+from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.traits import HasParent, IsolatedFromAbove, IsTerminator, Pure
 
 from qcc.ir.base import Operand, QccOperation, integer, present, refuse
@@ -250,3 +251,21 @@ def kernel_of(op: Operation) -> KernelOp | None:
     """Return the kernel whose region holds an operation, if any."""
     parent = op.parent_op()
     return parent if isinstance(parent, KernelOp) else None
+
+
+def dissolve(kernel: KernelOp) -> list[Operation]:
+    """Put the operations of a kernel in its place and return them; the kernel is gone."""
+    parts = kernel_parts(kernel)
+    operations = [*parts.prologue, *([] if parts.root is None else [parts.root]), *parts.epilogue]
+    block = kernel.body.block
+    for argument, value in zip(block.args, kernel.inputs, strict=True):
+        argument.name_hint = None  # or the value outside would take it over
+        argument.replace_all_uses_with(value)
+    yielded = list(kernel.terminator.values)
+    for op in operations:
+        op.detach()
+        Rewriter.insert_op(op, InsertPoint.before(kernel))
+    for result, value in zip(kernel.outputs, yielded, strict=True):
+        result.replace_all_uses_with(value)
+    Rewriter.erase_op(kernel)
+    return operations

@@ -8,7 +8,7 @@ from typing import Literal
 from qcc.errors import RecipeError
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import Granularity, QType, int_qtype
-from qcc.numerics.qtype_parts import Block, Level
+from qcc.numerics.qtype_parts import Block
 
 FLOAT_FORMATS = ("f32", "f16", "bf16")
 
@@ -64,14 +64,11 @@ def quantized_type(text: str, group: Granularity, scale: str, when: Literal["sta
     return replace(whole, when=when) if whole.when == "static" else whole
 
 
-def static_type(text: str, block: Block, clip: Literal["amax", "mse"] | float) -> QType:
-    """Return the type behind `int8` and the like with float scales that are calibrated: one for each `block`.
+def with_statistic(qtype: QType, clip: Literal["amax", "mse"] | float, block: Block | None = None) -> QType:
+    """Return a format of one level with scales that cover another range, for each `block` if one is given.
 
-    `clip` says which range they cover: see `qcc.recipes.model.ActivationScheme`.
-
-    Raises:
-        RecipeError: if the format is a float, or makes no sense.
+    `clip` is a statistic, or a percentile.
     """
-    plain = quantized_type(text, "tensor", "f32", "static")
+    (level,) = qtype.levels
     statistic, constant = (clip, None) if isinstance(clip, str) else ("percentile", clip)
-    return replace(plain, levels=(Level(block, "f32", statistic, constant),))
+    return replace(qtype, levels=(replace(level, block=block or level.block, statistic=statistic, constant=constant),))

@@ -54,6 +54,12 @@ def _is_yaml(name: str) -> bool:
     return name.endswith(".yaml")
 
 
+def recipe_name(source: RecipeSource) -> str:
+    """Return what to call a recipe: its name or path, and nothing for one that was given as a value."""
+    named = isinstance(source, str | Path) and not str(source).lstrip().startswith("{")
+    return str(source) if named else ""
+
+
 def recipe_text(name: str) -> str:
     """Return the YAML text of a recipe that comes with qcc.
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
-from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, static_type
+from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, with_statistic
 
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
@@ -64,16 +64,18 @@ class WeightScheme(_Formatted):
     """How the weights of a layer are stored.
 
     `int<k>` is symmetric, `uint<k>` asymmetric with an integer zero point per group. `group` counts columns (the
-    reduction axis); `row` is one scale per output channel. A preset or a whole type says both itself.
+    reduction axis); `row` is one scale per output channel. A preset or a whole type says both itself. `clip` is the
+    range that scales cover: the largest magnitude, or that of least squared error.
     """
 
     group: Group = "row"
     scale: Literal["f32", "f16", "bf16"] = "f16"
+    clip: Literal["amax", "mse"] = "amax"
     solver: Solver = "rtn"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._refuse_beside_whole(group="row", scale="f16")
+        self._refuse_beside_whole(group="row", scale="f16", clip="amax")
         self.refuse_dynamic()
         return self
 
@@ -83,7 +85,8 @@ class WeightScheme(_Formatted):
         Raises:
             RecipeError: if the format is a float, or makes no sense.
         """
-        return quantized_type(self.format, self.group, self.scale, "static")
+        qtype = quantized_type(self.format, self.group, self.scale, "static")
+        return with_statistic(qtype, self.clip) if self.clip != "amax" else qtype
 
 
 class ActivationScheme(_Formatted):
@@ -118,7 +121,8 @@ class ActivationScheme(_Formatted):
         """
         if self.when == "static" and not self.is_whole:
             columns = self.group or (1 if self.granularity == "channel" else -1)
-            return static_type(self.format, (-1, columns), self.clip)
+            plain = quantized_type(self.format, "tensor", "f32", "static")
+            return with_statistic(plain, self.clip, (-1, columns))
         block: Group = self.group or ("row" if self.granularity == "token" else "tensor")
         return quantized_type(self.format, block, "f32", self.when)
 

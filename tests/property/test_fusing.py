@@ -16,7 +16,7 @@ from qcc.interpreter import Interpreter
 from qcc.ir.context import QccContext
 from qcc.ir.elementwise import BinaryOp, UnaryOp
 from qcc.ir.fusion import parse_rules
-from qcc.ir.kernel import KernelOp, kernel_parts
+from qcc.ir.kernel import KernelOp, dissolve, kernel_parts
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import ProgramOp, ReturnOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
@@ -29,7 +29,6 @@ from qcc.numerics.quantize import quantize
 from qcc.passes import fuse_epilogue, fuse_prologue
 from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.fuse_prologue import FusePrologue
-from qcc.passes.regions import dissolve
 from tests.modules import kind_of
 
 WIDTH = 8

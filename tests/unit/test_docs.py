@@ -22,6 +22,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 import qcc
+from qcc import dynamo
 from qcc.cli import app
 from qcc.ir.base import location_of, set_location
 from qcc.ir.context import QccContext
@@ -31,6 +32,7 @@ from qcc.ir.types import tensor
 from qcc.opt import main as qcc_opt
 from qcc.recipes.load import load_recipe
 from qcc.recipes.model import ActivationScheme, Override, Recipe, TensorScheme, WeightScheme
+from tests.installed import install, run_script
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -49,6 +51,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model, data = blocks(DOCS / "command-line.md", "python")
     (tmp_path / "net.py").write_text(model, "utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QCC_CACHE_DIR", "cache")
     exec(compile(data, "command-line.md", "exec"), {})
     monkeypatch.delitem(sys.modules, "net", raising=False)
     return tmp_path
@@ -75,6 +78,8 @@ def execute(path: Path, names: dict[str, Any]) -> str:
 
 
 def test_readme_examples_run(scratch: Path) -> None:
+    if "qcc" not in torch._dynamo.list_backends():  # a checkout that is not installed has no entry points
+        torch._dynamo.register_backend(dynamo.backend, name="qcc")
     with page_module("readme") as names:
         printed = execute(ROOT / "README.md", names)
         assert "quantized 2 of 2 layers" in printed
@@ -259,6 +264,24 @@ def test_every_key_of_a_recipe_is_documented() -> None:
     assert not {name for one in models for name in one.model_fields if f"`{name}`" not in text}
 
 
+# ---- docs/torch-compile.md ------------------------------------------------------------------------
+
+
+def test_the_examples_of_torch_compile_run(tmp_path: Path) -> None:
+    text = "\n".join(blocks(DOCS / "torch-compile.md", "python"))
+    assert "import qcc" not in text
+    done = run_script(text, install(tmp_path / "site"), tmp_path)
+    (line,) = blocks(DOCS / "torch-compile.md", "text")
+    assert line.strip() in done.stderr
+
+
+def test_every_option_of_torch_compile_is_documented() -> None:
+    from qcc.jit.options import KNOWN
+
+    text = (DOCS / "torch-compile.md").read_text("utf-8")
+    assert not [key for key in KNOWN if f"| `{key}` |" not in text]
+
+
 # ---- docs/c-project.md -----------------------------------------------------------------------------
 
 
@@ -316,8 +339,10 @@ def test_every_page_is_in_the_readme() -> None:
     assert not [path.name for path in DOCS.glob("*.md") if f"(docs/{path.name})" not in readme]
 
 
-@pytest.mark.parametrize("script", ["make_ir_reference.py", "make_formats.py"])
+@pytest.mark.parametrize("script", ["make_ir_reference.py", "make_formats.py", "make_one_model.py"])
 def test_generated_pages_are_current(script: str) -> None:
+    if script == "make_one_model.py":
+        pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, str(DOCS / script), "--check"],
         cwd=ROOT,

@@ -16,6 +16,7 @@ MAPPED = {"qcc": ROOT / "qcc", "qcc.passes": ROOT / "passes", "qcc.backends": RO
 # package -> what of qcc it may import (itself is always allowed)
 MAY_IMPORT = {
     "qcc.errors": set[str](),
+    "qcc.cache": {"qcc.errors"},
     "qcc.numerics": {"qcc.errors"},
     "qcc.ir": {"qcc.errors", "qcc.numerics"},
     "qcc.frontend": {"qcc.errors", "qcc.numerics", "qcc.ir"},
@@ -27,14 +28,23 @@ MAY_IMPORT = {
         "qcc.numerics",
         "qcc.ir",
         "qcc.recipes",
+        "qcc.version",
         # statistics only: running samples is the driver's affair
         "qcc.calibrate.statistics",
         "qcc.calibrate.histogram",
         "qcc.calibrate.ranges",
     },
     # what torch computes between the kernels of a GPU follows the meanings of the interpreter's table
-    "qcc.backends.triton": {"qcc.errors", "qcc.numerics", "qcc.ir", "qcc.interpreter", "qcc.version", "qcc.backends"},
-    "qcc.backends": {"qcc.errors", "qcc.numerics", "qcc.ir"},
+    "qcc.backends.triton": {
+        "qcc.cache",
+        "qcc.errors",
+        "qcc.numerics",
+        "qcc.ir",
+        "qcc.interpreter",
+        "qcc.version",
+        "qcc.backends",
+    },
+    "qcc.backends": {"qcc.cache", "qcc.errors", "qcc.numerics", "qcc.ir"},
 }
 
 

@@ -10,6 +10,7 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.backend import CpuBackend
 from qcc.backends.cpu.costs import COSTS
+from qcc.backends.targets import backend_of
 from qcc.errors import QccError
 from qcc.ir.context import QccContext
 from qcc.ir.kernel import contracts_of, kernel_of
@@ -119,10 +120,10 @@ def test_the_backend_states_its_plans_once() -> None:
 
 
 def test_settings_are_read_and_refused_together() -> None:
-    read = read_settings({"plan": "lookup, a.*=group_after", "rows": "128"}, "cpu")
+    read = read_settings({"plan": "lookup, a.*=group_after", "rows": "128"}, backend_of("cpu").capabilities)
     assert read == Settings("model", ("lookup", "a.*=group_after"), 128)
     with pytest.raises(QccError) as raised:
-        read_settings({"name": "2x", "rows": "0", "colour": "red"}, "cpu")
+        read_settings({"name": "2x", "rows": "0", "colour": "red"}, backend_of("cpu").capabilities)
     assert len(raised.value.problems) == 3
 
 

@@ -1,0 +1,159 @@
+"""A design: units joined by streams, before and after it is folded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from qcc.backends.hls.elements import Element
+from qcc.backends.hls.steps import Step
+from qcc.backends.hls.units import Fold, SteppedUnit, Unit
+from qcc.backends.hls.units_matvec import LoadUnit, MatvecUnit
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A stream: its name, what it carries, and how many elements a frame has. `words` are those of weights."""
+
+    name: str
+    element: Element | None
+    count: int
+
+    @property
+    def is_words(self) -> bool:
+        """Whether it carries packed weights."""
+        return self.element is None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A unit in its place: a C identifier, the layer of the user's model, and the streams at its ports."""
+
+    name: str
+    layer: str
+    unit: Unit
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the program: its name, element type (`f32` or an integer's) and shape, and its stream."""
+
+    name: str
+    scalar: str
+    shape: tuple[int, ...]
+    edge: str
+
+
+@dataclass
+class Graph:
+    """A design in the making: nodes in an order in which they can run, streams by name, ports."""
+
+    nodes: list[Node] = field(default_factory=list[Node])
+    edges: dict[str, Edge] = field(default_factory=dict[str, Edge])
+    inputs: list[Port] = field(default_factory=list[Port])
+    outputs: list[Port] = field(default_factory=list[Port])
+
+    def edge(self, wish: str, element: Element | None, count: int) -> Edge:
+        """Add a stream under a fresh name."""
+        name, number = wish, 1
+        while name in self.edges:
+            number += 1
+            name = f"{wish}_{number}"
+        self.edges[name] = Edge(name, element, count)
+        return self.edges[name]
+
+    def add(self, wish: str, layer: str, unit: Unit, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Node:
+        """Add a node under a fresh name."""
+        taken, name, number = {one.name for one in self.nodes}, wish, 1
+        while name in taken:
+            number += 1
+            name = f"{wish}_{number}"
+        node = Node(name, layer, unit, inputs, outputs)
+        self.nodes.append(node)
+        return node
+
+    def extend(self, edge: str, step: Step) -> bool:
+        """Let the unit that writes a stream apply one more step to it; False where that unit has no steps."""
+        for node in self.nodes:
+            if edge in node.outputs:
+                if not isinstance(node.unit, SteppedUnit) or step.channels not in (1, node.unit.out_channels):
+                    return False
+                unit = node.unit.with_step(step)
+                self._replace(node.unit, unit)
+                self.edges[edge] = replace(self.edges[edge], element=unit.result)
+                return True
+        return False
+
+    def _replace(self, before: Unit, after: Unit) -> None:
+        for index, node in enumerate(self.nodes):
+            if node.unit is before:
+                self.nodes[index] = replace(node, unit=after)
+            elif isinstance(node.unit, LoadUnit) and node.unit.reader is before and isinstance(after, MatvecUnit):
+                self.nodes[index] = replace(node, unit=LoadUnit(after))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream of the folded design: tokens of `width` elements, and the depth of its FIFO (0 at a port).
+
+    A depth is `needed` where the design stops with one place less.
+    """
+
+    name: str
+    element: Element | None
+    width: int
+    tokens: int
+    writer: str
+    reader: str
+    depth: int = 2
+    needed: bool = False
+
+    @property
+    def bits(self) -> int:
+        """Bits of a token; `width` counts lanes of 64 bits where it carries weights."""
+        return self.width * (64 if self.element is None else self.element.bits)
+
+    @property
+    def ctype(self) -> str:
+        """The C++ type of a token."""
+        if self.element is None:
+            return f"qcc::lanes<{self.width}>"
+        return f"qcc::vec<{self.element.ctype}, {self.width}>"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A folded node."""
+
+    node: Node
+    fold: Fold
+
+    @property
+    def cycles(self) -> int:
+        """Cycles that a frame keeps it busy."""
+        return self.node.unit.cycles(self.fold)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A folded design: one writer and one reader for every stream, equal widths at both ends."""
+
+    nodes: tuple[Built, ...]
+    streams: dict[str, Stream]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    @property
+    def fifos(self) -> list[Stream]:
+        """Streams between units, in order."""
+        return [one for one in self.streams.values() if one.depth]
+
+    @property
+    def interval(self) -> int:
+        """Cycles from one frame to the next: those of the busiest unit."""
+        return max(one.cycles for one in self.nodes)
+
+    def loads(self) -> list[tuple[Built, LoadUnit]]:
+        """Return the units that read weights from memory."""
+        return [(one, one.node.unit) for one in self.nodes if isinstance(one.node.unit, LoadUnit)]

@@ -1,0 +1,207 @@
+"""From a program to a project on disk: lower, fold, size, refuse, then write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from xdsl.dialects.builtin import ModuleOp
+
+from qcc.backends.base import Golden
+from qcc.backends.hls import lower_boundary, lower_contract, lower_rows, lower_shape
+from qcc.backends.hls.aptypes import copy_headers
+from qcc.backends.hls.design import Design, Graph, Port
+from qcc.backends.hls.folding import (
+    FULLNESS,
+    all_choices,
+    fastest,
+    fold_within,
+    join,
+    refuse_interval,
+    slowest,
+    total_cost,
+)
+from qcc.backends.hls.lint import check_unrolling, lint
+from qcc.backends.hls.lowering import Lowering
+from qcc.backends.hls.parts import smallest_holding
+from qcc.backends.hls.rates import deepened
+from qcc.backends.hls.render import memories_of, project_context, render_project, template_folder
+from qcc.backends.hls.report import REPORT, SECTIONS, design_report, sections, summary_lines
+from qcc.backends.hls.settings import HlsSettings
+from qcc.backends.hls.simulate import Timing, least_depths, predict, with_depths
+from qcc.errors import Problem, QccError, ShapeError, UnsupportedOp
+from qcc.ir.program import StateOp, program_of
+from qcc.ir.store import WeightStore
+
+LOWERINGS = {
+    **lower_boundary.LOWERINGS,
+    **lower_contract.LOWERINGS,
+    **lower_shape.LOWERINGS,
+    **lower_rows.LOWERINGS,
+}
+"""The function that lowers each operation."""
+
+ATTEMPTS = 6
+"""Times that a design is folded anew for the interval asked for."""
+
+SLACK = 1.1
+"""How much longer than its busiest unit a frame may take before FIFOs are made deeper for speed."""
+
+NUMPY = {"f32": np.float32, "i32": np.int32, "i64": np.int64, "i8": np.int8, "u8": np.uint8, "i1": np.uint8}
+"""Element types in the files of the testbench."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A design with its depths, and what is predicted of it."""
+
+    design: Design
+    settings: HlsSettings
+    timing: Timing
+
+
+def plan_project(module: ModuleOp, store: WeightStore, settings: HlsSettings) -> Project:
+    """Lower and fold a program, and size its FIFOs.
+
+    Raises:
+        UnsupportedOp: listing all operations without a unit, all layers too slow for the rate, or a part too small.
+        QccError: for foldings that do not divide.
+    """
+    program = program_of(module)
+    if any(isinstance(op, StateOp) for op in program.body.walk()):
+        problem = Problem("the program", "keeps values between calls", "give them as inputs and outputs")
+        raise UnsupportedOp("target hls takes programs without state", [problem])
+    graph = Lowering(program, store).run(LOWERINGS)
+    project = _plan(graph, settings)
+    _check_fit(project.design, settings)
+    return project
+
+
+def _plan(graph: Graph, settings: HlsSettings) -> Project:
+    """Fold for the interval asked for; where a run on paper takes longer, fold for less, a few times."""
+    wanted = asked = settings.interval
+    for _ in range(ATTEMPTS):
+        design = _fold(graph, settings, asked)
+        # whatever the depths, a frame takes no less than the busiest unit
+        plain = _sized(design, settings)
+        if plain.timing.interval > (wanted or design.interval * SLACK):
+            quick = _sized(deepened(design), settings)
+            plain = quick if quick.timing.interval < plain.timing.interval and _is_held(quick) else plain
+        if wanted is None or asked is None or plain.timing.interval <= wanted:
+            return plain
+        asked = int(asked * min(0.9, wanted / plain.timing.interval))
+    problem = Problem("the design", f"takes {plain.timing.interval} cycles a frame, {wanted} are asked for")
+    raise UnsupportedOp("the frame rate is not reached", [problem], fix="ask for fewer frames a second")
+
+
+def _sized(design: Design, settings: HlsSettings) -> Project:
+    sized = with_depths(design, least_depths(design))
+    return Project(sized, settings, predict(sized))
+
+
+def _is_held(project: Project) -> bool:
+    return project.settings.part.holds(total_cost(project.design))
+
+
+def _fold(graph: Graph, settings: HlsSettings, interval: int | None) -> Design:
+    choices = all_choices(graph, settings.foldings)
+    if interval is not None:
+        folds = fold_within(graph, choices, interval)
+        if folds is None:
+            raise refuse_interval(choices, graph, interval)
+    elif settings.foldings:
+        folds = slowest(choices, graph)
+    else:
+        part = settings.part
+        most = {"lut": part.lut, "ff": part.ff, "dsp": part.dsp, "bram18": part.bram18}
+        folds = fastest(graph, choices, {name: FULLNESS * value for name, value in most.items()})
+    return join(graph, folds)
+
+
+def _check_fit(design: Design, settings: HlsSettings) -> None:
+    """Refuse a design that the part does not hold, naming the layers that take most."""
+    cost, part = total_cost(design), settings.part
+    if part.holds(cost):
+        return
+    over = {name: share for name, share in part.use(cost).items() if share > 1}
+    worst = max(over, key=lambda name: over[name])
+    heavy = sorted(design.nodes, key=lambda one: -getattr(one.node.unit.cost(one.fold), worst))[:3]
+    other = smallest_holding(cost)
+    fix = "ask for fewer frames a second" + (f", or use part {other.name}" if other else "")
+    problems = [
+        Problem(one.node.layer or one.node.name, f"takes {getattr(one.node.unit.cost(one.fold), worst):,.0f}", fix)
+        for one in heavy
+    ]
+    shares = ", ".join(f"{name.upper()} {share:.0%}" for name, share in over.items())
+    raise UnsupportedOp(f"part {part.name} cannot hold the design by the estimate ({shares}); most {worst}:", problems)
+
+
+def write_project(project: Project, golden: Golden | None, top: str, folder: Path) -> list[Path]:
+    """Write the files of a project to a folder and return them.
+
+    Raises:
+        QccError: if the emitted text breaks a rule of `qcc.backends.hls.lint`; nothing is written then.
+        ShapeError: listing every golden call whose tensors are not the program's.
+        BuildError: if the headers for simulation are nowhere.
+    """
+    design = project.design
+    report = design_report(design, project.settings, project.timing)
+    context = {**project_context(design, top, project.settings, project.timing), "summary": summary_lines(report)}
+    texts = render_project(design, context)
+    problems = lint(texts) + [
+        found for one in design.nodes for found in check_unrolling(one.node.name, one.fold.pe * one.fold.simd)
+    ]
+    if problems:
+        raise QccError("emitted C++ breaks the rules of synthesis (a defect of qcc)", problems)
+    data = golden_bytes(design, golden)
+    folder.mkdir(parents=True)
+    for path, text in texts.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, "utf-8")
+    source = template_folder()
+    shutil.copytree(source / "qcc_hls", folder / "src" / "qcc_hls")
+    shutil.copyfile(source / "hls_stream.h", folder / "sim" / "hls_stream.h")
+    copy_headers(folder / "ap_types")
+    (folder / "weights").mkdir()
+    for memory in memories_of(design):
+        (folder / "weights" / f"{memory.name}.bin").write_bytes(memory.content())
+    for name, content in zip(("tb_in.dat", "tb_gold.dat"), data, strict=True):
+        (folder / "tb" / name).write_bytes(content)
+    for name, content in ((REPORT, report), (SECTIONS, sections(report))):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def golden_bytes(design: Design, golden: Golden | None) -> tuple[bytes, bytes]:
+    """Return all golden calls as the testbench reads them: inputs and outputs, frame after frame.
+
+    Raises:
+        ShapeError: listing every tensor that is missing or has another shape.
+    """
+    problems: list[Problem] = []
+    parts: tuple[list[bytes], list[bytes]] = ([], [])
+    for case in golden.models if golden else ():
+        for call in case.calls:
+            pairs = ((design.inputs, call.inputs), (design.outputs, call.outputs))
+            for part, (ports, tensors) in zip(parts, pairs, strict=True):
+                for port in ports:
+                    found = tensors.get(port.name)
+                    if found is None or tuple(found.shape) != port.shape:
+                        shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+                        problems.append(Problem(f"{case.name}, {port.name}", f"is {shape}, not {port.shape}"))
+                    else:
+                        part.append(port_bytes(port, found))
+    if problems:
+        raise ShapeError("golden vectors do not fit the program", problems)
+    return b"".join(parts[0]), b"".join(parts[1])
+
+
+def port_bytes(port: Port, tensor: torch.Tensor) -> bytes:
+    """Return a tensor as the testbench reads it: row-major, little-endian."""
+    array = tensor.detach().cpu().contiguous().numpy().astype(NUMPY[port.scalar])
+    return array.astype(array.dtype.newbyteorder("<")).tobytes()

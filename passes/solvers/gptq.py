@@ -1,0 +1,83 @@
+"""GPTQ: round column by column, and let the columns that are still free make up for what each one lost.
+
+With U the upper Cholesky factor of (H + λI)⁻¹ and columns in the order of falling H_jj:
+
+    e_j = (w_j - ŵ_j) / U_jj        w_k <- w_k - e_j U_jk for k > j
+
+Scales and zero points are fixed before, from the weights as they are, so groups stay those of the columns' own order
+and no index of groups is stored. Frantar et al., arXiv 2210.17323; processing large |H_jj| first is "act-order" of its
+code. With H = I no column makes up for another, and the codes are those of rounding to nearest, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcc.numerics.parts import working_dtype
+from qcc.numerics.qtype import QType
+from qcc.numerics.quantize import compute_qparams
+from qcc.numerics.sides import split_sides
+from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype
+from qcc.passes.solvers.columns import ColumnCoder
+from qcc.passes.solvers.hessian import conditioned, inverse_factor
+
+_BLOCK = 128
+"""Columns whose losses are gathered before they reach the columns behind: one matrix product a block."""
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback:
+    """The order of the columns and the factor that says how later ones make up for earlier ones, of one Hessian."""
+
+    order: Tensor
+    factor: Tensor
+
+    @staticmethod
+    def of(hessian: Tensor, *, act_order: bool = True) -> Feedback:
+        """Make it from a conditioned Hessian `[K, K]`."""
+        order = torch.arange(len(hessian))
+        if act_order:
+            order = hessian.diag().argsort(descending=True, stable=True)
+        return Feedback(order, inverse_factor(hessian[order][:, order]))
+
+
+def solve(weight: Tensor, qtype: QType, hessian: Tensor | None, where: str = "") -> QuantizedTensor:
+    """Run `gptq`; without a Hessian, as for a layer that no sample reached, every input counts alike."""
+    return gptq(weight, qtype, torch.eye(weight.shape[1]) if hessian is None else hessian, where)
+
+
+def gptq(weight: Tensor, qtype: QType, hessian: Tensor, where: str = "", *, act_order: bool = True) -> QuantizedTensor:
+    """Encode a weight `[N, K]` for the least loss of outputs under its Hessian `[K, K]`.
+
+    Raises:
+        ShapeError: weights or Hessian that are not finite; see also `quantize`.
+    """
+    rest, sides = split_sides(weight, qtype.sides, where) if qtype.sides else (weight, ())
+    parameters = compute_qparams(rest, qtype, where)
+    feedback = Feedback.of(conditioned(hessian, where), act_order=act_order)
+    codes = round_with_feedback(rest, qtype, parameters, feedback)
+    return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters, sides)
+
+
+def round_with_feedback(weight: Tensor, qtype: QType, parameters: Parameters, feedback: Feedback) -> Tensor:
+    """Return the codes `[N, K]` of a weight under given parameters."""
+    rows, columns = weight.shape
+    coder, real = ColumnCoder(qtype, parameters, (rows, columns)), working_dtype(weight)
+    codes = torch.empty((columns, rows), dtype=code_dtype(qtype.decode))
+    rest = weight.double().T[feedback.order].contiguous()  # one column is one row in memory
+    places = feedback.order.tolist()
+    for start in range(0, columns, _BLOCK):
+        stop = min(start + _BLOCK, columns)
+        factor = feedback.factor[start:stop, start:stop]
+        errors = torch.empty(stop - start, rows, dtype=torch.float64)
+        block = rest[start:stop]
+        for index in range(stop - start):
+            column, place = block[index], places[start + index]
+            codes[place], value = coder.code(column.to(real), place)
+            errors[index] = (column - value) / factor[index, index]
+            block[index + 1 :] -= factor[index, index + 1 :, None] * errors[index]
+        rest[stop:] -= feedback.factor[start:stop, stop:].T @ errors
+    return codes.T.contiguous()

@@ -1,0 +1,95 @@
+"""`qcc report` and `qcc bisect`: from an artifact and data to what is shown."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from qcc.calibrate.run import Sample
+from qcc.calibrate.samples import samples_from_file
+from qcc.driver import Compiled, load, models_of
+from qcc.errors import QccError
+from qcc.report.bisect import Finding, bisect
+from qcc.report.build import EXAMPLE_DATA, Subject, constant_note, make_report, read_report
+from qcc.report.measure import measure
+from qcc.report.model import Report
+
+Say = Callable[[str], None]
+
+SECONDS = 1.0
+LEAST_RUNS, MOST_RUNS = 5, 200
+
+
+def report_of(artifact: Path, data: Path | None, say: Say) -> Report:
+    """Return the report of an artifact: what was measured when it was compiled, or anew on samples from a file.
+
+    The latency of the whole program is measured where it can run in this process.
+
+    Raises:
+        CheckpointError: if the artifact or the file cannot be read.
+        ShapeError: if the samples do not fit the program.
+        QccError: if there is data, and the model that the artifact was compiled from is gone.
+    """
+    compiled = load(artifact)
+    known = read_report(compiled.folder)
+    if data is None and known is not None and (known.samples or not compiled.manifest.source):
+        return known.model_copy(update={"latency_ms": latency_of(compiled, compiled.example(), say)})
+    samples = _samples(data, compiled)
+    say("loading the float model")
+    models = models_of(compiled.folder, compiled.manifest)
+    say("measuring layers")
+    measured = measure(models, samples)
+    recipe = known.recipe if known is not None else ""
+    subject = Subject(compiled.manifest.target, recipe, compiled.coverage, compiled.folder)
+    text = EXAMPLE_DATA if data is None else _data_text(data, samples)
+    report = make_report(subject, models.module, measured, text, constant_note(samples))
+    return report.model_copy(update={"latency_ms": latency_of(compiled, dict(samples[0]), say)})
+
+
+def _samples(data: Path | None, compiled: Compiled) -> Sequence[Sample]:
+    if data is None:
+        return [compiled.example()]
+    source = compiled.manifest.source
+    return samples_from_file(data, compiled.program, Path(source) if source and Path(source).is_dir() else None)
+
+
+def _data_text(data: Path, samples: Sequence[object]) -> str:
+    return f"{len(samples)} sample{'s' if len(samples) != 1 else ''} of {data.name}"
+
+
+def latency_of(compiled: Compiled, inputs: dict[str, torch.Tensor], say: Say) -> float | None:
+    """Return the median of some runs in ms, None where the target cannot run here."""
+    say("timing the program")
+    times: list[float] = []
+    try:
+        started = time.perf_counter()
+        while len(times) < LEAST_RUNS or (len(times) < MOST_RUNS and time.perf_counter() - started < SECONDS):
+            compiled.reset()
+            start = time.perf_counter()
+            compiled.run(inputs)
+            times.append((time.perf_counter() - start) * 1e3)
+    except QccError:
+        return None
+    return float(f"{statistics.median(times):.4g}")
+
+
+def bisect_artifact(artifact: Path, data: Path | None, say: Say) -> Finding:
+    """Find the layer where the error of an artifact enters, on samples from a file or on the exported inputs.
+
+    Raises:
+        CheckpointError: if the artifact or the file cannot be read.
+        ShapeError: if the samples do not fit the program.
+        QccError: if the model that the artifact was compiled from is gone.
+    """
+    compiled = load(artifact)
+    samples = _samples(data, compiled)
+    say("loading the float model")
+    models = models_of(compiled.folder, compiled.manifest)
+    say("measuring layers")
+    subject = Subject(compiled.manifest.target, "", compiled.coverage, compiled.folder)
+    report = make_report(subject, models.module, measure(models, samples), str(data or EXAMPLE_DATA))
+    return bisect(models, report, samples, say)
