@@ -38,9 +38,7 @@ class Subject:
     folder: Path
 
 
-def report_where_cheap(
-    subject: Subject, models: Models, example: Sample, calibration: SampleRun | None
-) -> Report:
+def report_where_cheap(subject: Subject, models: Models, example: Sample, calibration: SampleRun | None) -> Report:
     """Measure an artifact on its calibration, else on its example, if that is cheap; else say how to have it done."""
     samples = [example] if calibration is None else list(calibration.samples[:FEW])
     if (macs := macs_of(models.module, example)) > CHEAP_MACS:
