@@ -26,7 +26,7 @@ from qcc.cache import Cache
 from qcc.calibrate.run import SampleRun
 from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
-from qcc.compiled import EXAMPLE, Compiled, load
+from qcc.compiled import ARTIFACT, EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
 from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
@@ -50,7 +50,6 @@ from qcc.version import __version__
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
-ARTIFACT = "model.qcc"
 
 
 def _silent(text: str) -> None:
