@@ -177,7 +177,7 @@ def _moved_shape(x: Fixed) -> tuple[object, ...]:
 def _clamped(scope: Scope, x: Fixed, least: float, most: float) -> Fixed:
     """Limit a value: at the next rounding, or at once where it is codes already."""
     if not x.codes:
-        return replace(x, least=max(x.least, min(least, x.most)), most=min(x.most, max(most, x.least)), sum=None)
+        return replace(x, least=max(x.least, min(least, x.most)), most=min(x.most, max(most, x.least)))
     scale, kind = float(x.scale), type_of(x.value)
     low, high = x.low, x.high
     if least > -math.inf:

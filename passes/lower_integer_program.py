@@ -99,8 +99,10 @@ class IntegerProgram:
             value = scope.add(codes)
         elif source is None:
             raise Refusal("rounds a value that is computed in floats", "")
+        elif isinstance(source, Fixed):
+            value = scope.rounded(contraction.refined(scope, source, target.scale), target)
         else:
-            value = scope.rounded(source, target) if isinstance(source, Fixed) else source(target)
+            value = source(target)
         scale = torch.tensor([target.scale], dtype=torch.float64)
         low, high = target.low, target.high
         if isinstance(source, Fixed) and source.least >= 0:

@@ -19,6 +19,7 @@ from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
 from qcc.passes.lower_integer import LowerInteger
+from qcc.passes.lower_transforms import LowerTransforms
 from qcc.passes.prove_overflow import ProveOverflow
 from qcc.passes.quantize_values import QuantizeValues
 from qcc.passes.raise_activation import RaiseActivation
@@ -55,9 +56,9 @@ def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
     For targets that are `integer_only` every other value gets a format as well.
     """
     text = recipe.model_dump_json()
-    folded = [*raising(), *transforming(recipe), LowerConv(text), Canonicalize(), FoldConstants()]
-    passes = [*folded, AssignFormats(text)]
-    return [*passes, QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else passes
+    layers = [LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
+    values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
+    return [*raising(), *transforming(recipe), *layers, *values]
 
 
 def solving() -> list[ModulePass]:
@@ -90,7 +91,8 @@ def targeting(
     byte_cost: float = 0.0,
 ) -> list[ModulePass]:
     """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
-    passes = [*fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
+    rotates = ("rotate",) if any("rotate" in rule for rule in prologues) else ()
+    passes = [LowerTransforms(rotates), *fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
     return [*passes, SelectPlans(tuple(costs), tuple(force), rows, byte_cost)] if costs else passes
 
 

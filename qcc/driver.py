@@ -26,7 +26,7 @@ from qcc.cache import Cache
 from qcc.calibrate.run import SampleRun
 from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
-from qcc.compiled import EXAMPLE, Compiled, load
+from qcc.compiled import ARTIFACT, EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
 from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
@@ -36,6 +36,7 @@ from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
+from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
 from qcc.passes.pipeline import lowering, planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
@@ -49,7 +50,6 @@ from qcc.version import __version__
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
-ARTIFACT = "model.qcc"
 
 
 def _silent(text: str) -> None:
@@ -209,7 +209,8 @@ def _build(
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store, calibration), module, trace.after)
+    kept = kept_beside(output)
+    run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
     run_passes(lowering(integer_only=integer_only), QccContext(store), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
@@ -248,6 +249,7 @@ def _build(
                 coverage=coverage,
             ),
         )
+    kept.discard()
     return Compiled(output, threads=options.threads)
 
 
@@ -274,6 +276,8 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
 def models_of(folder: Path, manifest: Manifest) -> Models:
     """Return an artifact's program beside the float program and weights that it was made from.
 
+    Where the recipe's transforms depend on calibration samples, their weights are not known again, and none are given.
+
     Raises:
         QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
     """
@@ -285,8 +289,12 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
     imported = import_program(load_source(manifest.source))
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
-    run_passes(planning(manifest.recipe), QccContext(store), module)
-    floats = {key: store.tensor(key) for key in store}
+    try:
+        run_passes(planning(manifest.recipe), QccContext(store), module)
+        floats = {key: store.tensor(key) for key in store}
+    except QccError:
+        # a transform searched on the calibration cannot be repeated without it; outputs can still be compared
+        floats = dict[str, torch.Tensor]()
     return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation, OpResult
+from xdsl.ir import Operation, OpResult, SSAValue
 
 from qcc.backends.base import ContractCase, Golden, ModelCall, ModelCase, Tolerance
 from qcc.interpreter import Interpreter
@@ -71,7 +71,9 @@ def golden_of(
         ]
     tolerance = _tolerance(program, cases, float_module, float_store)
     models = tuple(replace(case, tolerance=tolerance) for case in cases)
-    return Golden(models, tuple(_contract_cases(program, seen)))
+    inputs = (example[name] for name in program.input_names)
+    given: dict[SSAValue, torch.Tensor] = dict(zip(program.body.block.args, inputs, strict=True))
+    return Golden(models, tuple(_contract_cases(program, seen, given)))
 
 
 def _is_exact(program: ProgramOp) -> bool:
@@ -120,7 +122,7 @@ def _model_case(
     return ModelCase(name, tuple(done), FLOAT_TOLERANCE)
 
 
-def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
+def _contract_cases(program: ProgramOp, seen: Seen, given: Mapping[SSAValue, torch.Tensor]) -> list[ContractCase]:
     quantized = [op for op in contracts_of(program) if type_of(op.input).qtype is not None]
     cases: list[ContractCase] = []
     for index, op in enumerate(quantized):
@@ -128,7 +130,7 @@ def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
         if not isinstance(source, QuantizeOp) or not isinstance(weight, Operation):
             continue
         codes, weights = seen[source][0], seen[weight][0]
-        rows = _rows_of(source, seen)
+        rows = _rows_of(source, seen, given)
         if not isinstance(codes, QuantizedTensor) or not isinstance(weights, QuantizedTensor) or rows is None:
             continue
         if not _sums_are_golden(codes.qtype, weights.qtype):
@@ -153,12 +155,10 @@ def _sums_are_golden(activation: QType, weight: QType) -> bool:
     return plain and activation.zero is None and len(activation.levels) == 1 and sums_integers(activation, weight)
 
 
-def _rows_of(op: QuantizeOp, seen: Seen) -> torch.Tensor | None:
-    """Return the float tensor that was quantized, unless it is a program input."""
+def _rows_of(op: QuantizeOp, seen: Seen, given: Mapping[SSAValue, torch.Tensor]) -> torch.Tensor | None:
+    """Return the float tensor that was quantized: the result of an operation, or an input of the program."""
     source = origin_of(op.input)
-    if not isinstance(source, OpResult):
-        return None
-    value = seen[source.op][source.index]
+    value = seen[source.op][source.index] if isinstance(source, OpResult) else given.get(source)
     return value if isinstance(value, torch.Tensor) else None
 
 
