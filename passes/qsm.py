@@ -24,7 +24,7 @@ from qcc.ir.nn import LinearOp
 from qcc.passes.layer_schemes import INPUT_FORMAT, scheme_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps
 from qcc.passes.sites import norm_sites, prove_sites
-from qcc.recipes.formats import integer_bits, static_type
+from qcc.recipes.formats import integer_bits, quantized_type, with_statistic
 from qcc.recipes.load import load_recipe
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Qsm(ModulePass):
     def _range(self, proof: Proof, text: str) -> StaticRange:
         from qcc.calibrate.ranges import StaticRange
 
-        return StaticRange(static_type(text or "int8", (-1, 1), self.clip), proof.size, 2)
+        plain = quantized_type(text or "int8", "tensor", "f32", "static")
+        return StaticRange(with_statistic(plain, self.clip, (-1, 1)), proof.size, 2)
 
 
 def _formats(recipe: str, proofs: list[Proof]) -> list[str]:
