@@ -26,7 +26,7 @@ from qcc.cache import Cache
 from qcc.calibrate.run import SampleRun
 from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
-from qcc.compiled import EXAMPLE, Compiled, load
+from qcc.compiled import ARTIFACT, EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
 from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
@@ -50,7 +50,6 @@ from qcc.version import __version__
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
-ARTIFACT = "model.qcc"
 
 
 def _silent(text: str) -> None:
@@ -277,6 +276,8 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
 def models_of(folder: Path, manifest: Manifest) -> Models:
     """Return an artifact's program beside the float program and weights that it was made from.
 
+    Where the recipe's transforms depend on calibration samples, their weights are not known again, and none are given.
+
     Raises:
         QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
     """
@@ -288,8 +289,12 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
     imported = import_program(load_source(manifest.source))
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
-    run_passes(planning(manifest.recipe), QccContext(store), module)
-    floats = {key: store.tensor(key) for key in store}
+    try:
+        run_passes(planning(manifest.recipe), QccContext(store), module)
+        floats = {key: store.tensor(key) for key in store}
+    except QccError:
+        # a transform searched on the calibration cannot be repeated without it; outputs can still be compared
+        floats = dict[str, torch.Tensor]()
     return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)
 
 

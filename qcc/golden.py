@@ -71,7 +71,8 @@ def golden_of(
         ]
     tolerance = _tolerance(program, cases, float_module, float_store)
     models = tuple(replace(case, tolerance=tolerance) for case in cases)
-    given = dict(zip(program.body.block.args, (example[name] for name in program.input_names), strict=True))
+    inputs = (example[name] for name in program.input_names)
+    given: dict[SSAValue, torch.Tensor] = dict(zip(program.body.block.args, inputs, strict=True))
     return Golden(models, tuple(_contract_cases(program, seen, given)))
 
 

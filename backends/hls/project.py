@@ -84,6 +84,7 @@ def plan_project(module: ModuleOp, store: WeightStore, settings: HlsSettings) ->
 def _plan(graph: Graph, settings: HlsSettings) -> Project:
     """Fold for the interval asked for; where a run on paper takes longer, fold for less, a few times."""
     wanted = asked = settings.interval
+    taken = 0
     for _ in range(ATTEMPTS):
         design = _fold(graph, settings, asked)
         # whatever the depths, a frame takes no less than the busiest unit
@@ -93,8 +94,9 @@ def _plan(graph: Graph, settings: HlsSettings) -> Project:
             plain = quick if quick.timing.interval < plain.timing.interval and _is_held(quick) else plain
         if wanted is None or asked is None or plain.timing.interval <= wanted:
             return plain
-        asked = int(asked * min(0.9, wanted / plain.timing.interval))
-    problem = Problem("the design", f"takes {plain.timing.interval} cycles a frame, {wanted} are asked for")
+        taken = plain.timing.interval
+        asked = int(asked * min(0.9, wanted / taken))
+    problem = Problem("the design", f"takes {taken} cycles a frame, {wanted} are asked for")
     raise UnsupportedOp("the frame rate is not reached", [problem], fix="ask for fewer frames a second")
 
 

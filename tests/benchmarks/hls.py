@@ -155,7 +155,8 @@ NETWORKS = (
         "MiniLM layer, 16 tokens", minilm_layer, normal(1, 16, 384), "w4a8-fixed", {**XCK26, "target_fps": "1e3"}, 17,
         batched=False,
     ),
-    Network("linear 256x256 W4", large(256), normal(1, 256), "w4a8-fixed", {"part": "xcu55c", "target_fps": "1e4"}, 400),
+    Network("linear 256x256 W4", large(256), normal(1, 256), "w4a8-fixed",
+            {"part": "xcu55c", "target_fps": "1e4"}, 400),
     Network("linear 4096x4096 W4", large(4096), normal(1, 4096), "w4a8-fixed",
             {"part": "xcu55c", "target_fps": "1e3"}, 25),
 )  # fmt: skip

@@ -210,7 +210,7 @@ def test_backends_agree_on_any_shape_and_width(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn_case=st.one_of(mlps(), conv_nets(), attentions()))
 def test_backends_agree_on_many_shapes_and_widths(
     emulated_device: EmulatedDevice, drawn_case: tuple[Source, dict[str, Any]], tmp_path: Path

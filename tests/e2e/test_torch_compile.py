@@ -316,3 +316,39 @@ def test_installed_and_never_imported(tmp_path: Path) -> None:
     done = run_script(NEVER_IMPORTED, install(tmp_path / "site"), tmp_path)
     assert 0 < float(done.stdout) < 0.02
     assert done.stderr.splitlines().count("qcc: quantized 2 of 2 layers for cpu") == 1
+
+
+def test_calibration_reaches_every_graph() -> None:
+    model = Net().eval()
+    data = [(torch.randn(6, 64, generator=torch.Generator().manual_seed(seed)),) for seed in range(4)]
+    fast = compiled(model, recipe="w8a8-static", calibration=data)
+    named = compiled(model, recipe="w8a8-static", calibration=[{"x": one} for (one,) in data])
+    with torch.no_grad():
+        for batch in (1, 6, 4):
+            found = fast(rows(batch))
+            assert 0 < apart(found, model(rows(batch))) < 0.05
+            assert torch.equal(named(rows(batch)), found)
+    assert "calibration" in str(refusal(Net().eval(), rows(3), recipe="w8a8-static")).lower()
+    error = refusal(Net(odd=True).eval(), rows(3), recipe="w8a8-static", calibration=[{"y": rows(3)}])
+    assert "sample 1: gives no tensor for x" in str(error)
+    error = refusal(Views().eval(), rows(3), recipe="w8a8-static", calibration=[(rows(2),)])
+    assert "a batch of 2 cannot be cut into batches of 3" in str(error)
+    torch._dynamo.reset()
+    assert "only once" in str(refusal(Net().eval(), rows(3), recipe="w8a8-static", calibration=iter(data)))
+
+
+def test_strict_names_layers_left_in_float() -> None:
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(8, 8, 3, groups=8), nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.conv(x))
+
+    x = torch.randn(2, 8, 8)
+    error = refusal(Grouped().eval(), x, strict=True)
+    assert "conv: is left in float: grouped convolution" in str(error)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled(Grouped().eval(), strict=True, overrides={"conv": {"weights": {"format": "f32"}}})(x)

@@ -88,6 +88,13 @@ def test_readme_examples_run(scratch: Path) -> None:
         assert torch.equal(names["again"](x), names["compiled"](x))
 
 
+def test_the_report_page_runs() -> None:
+    printed = execute(DOCS / "report.md", {})
+    assert "SQNR dB" in printed
+    assert "quantized 2 of 2 layers" in printed
+    assert all(path.stat().st_size < 200_000 for path in (DOCS / "images").iterdir())
+
+
 def test_the_pass_of_write_a_pass_preserves_the_function() -> None:
     from tests.modules import make, run
 
