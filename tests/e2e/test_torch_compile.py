@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,6 +22,9 @@ from qcc.errors import QccError, RecipeError, UnsupportedOp
 from tests import zoo
 from tests.compiling import FLOAT_BOUND, apart
 from tests.installed import install, run_script
+
+if TYPE_CHECKING:
+    from qcc.backends.triton.emulate import EmulatedDevice
 
 BATCHES = (1, 2, 4, 7, 9, 33, 64)
 
@@ -352,3 +355,34 @@ def test_strict_names_layers_left_in_float() -> None:
     torch._dynamo.reset()
     with torch.no_grad():
         compiled(Grouped().eval(), strict=True, overrides={"conv": {"weights": {"format": "f32"}}})(x)
+
+
+@pytest.mark.slow
+def test_a_graph_for_a_gpu_runs_its_kernels_in_the_emulator(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    emulated_device: EmulatedDevice,
+) -> None:
+    """All but the device: tensors lie on the CPU, kernels are compiled for sm_90 and interpreted."""
+    pytest.importorskip("triton")
+    from qcc.backends.triton import backend as triton_backend
+    from qcc.backends.triton.load import LazyProgram, Project
+    from tests.triton_runner import EmulatedRunner
+
+    runners: list[EmulatedRunner] = []
+
+    def load(folder: Path) -> LazyProgram:
+        runners.append(EmulatedRunner(Project(folder), emulated_device))
+        return LazyProgram(folder, runners[-1])
+
+    model = nn.Sequential(nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 64)).eval()
+    x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(dynamo, "target_of", lambda *_: "triton")
+    monkeypatch.setattr(dynamo, "architectures_of", lambda _: ("sm_90",))
+    monkeypatch.setattr(triton_backend, "LazyProgram", load)
+    with torch.no_grad():
+        found, wanted = compiled(model, recipe="w8a8", cache_dir=tmp_path)(x), model(x)
+    assert 0 < apart(found, wanted) < 0.03
+    assert runners[-1].launched
+    assert "quantized 2 of 2 layers for triton" in capfd.readouterr().err
