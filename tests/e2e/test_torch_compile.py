@@ -273,6 +273,29 @@ def test_an_empty_option_set_and_a_graph_without_layers() -> None:
     assert torch.allclose(fast(x), x.sin() + 1, atol=1e-6)
 
 
+def test_numbers_among_the_arguments() -> None:
+    class Scaled(Net):
+        def forward(self, x: torch.Tensor, scale: float, power: int) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(x) * scale + power
+
+    model = Scaled().eval()
+    fast = compiled(model, recipe="float")
+    with torch.no_grad():
+        for scale, power in ((0.5, 2), (0.7, 3), (-1.5, 7)):
+            assert apart(fast(rows(4), scale, power), model(rows(4), scale, power)) <= FLOAT_BOUND
+
+
+def test_where_inductor_fails_torch_runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("torch._inductor.standalone_compile", fail)
+    model = Net(odd=True).eval()
+    with torch.no_grad():
+        assert apart(compiled(model, recipe="float")(rows(5)), model(rows(5))) <= 1e-4
+    assert "torch runs them: no C++ compiler" in caplog.text
+
+
 GENERATED = 20
 
 
