@@ -1,4 +1,4 @@
-"""The command line: `qcc compile | run | bench | inspect | recipes | cache`.
+"""The command line: `qcc compile | run | bench | report | bisect | inspect | recipes | cache`.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
 1 a defect of qcc.
@@ -6,18 +6,27 @@ Results go to standard output, progress and messages to standard error. Exit cod
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from qcc.cli_report import bisect, report
+from qcc.console import (
+    ArtifactArgument,
+    DebugOption,
+    JsonOption,
+    ThreadsOption,
+    errors,
+    out,
+    print_json,
+    print_table,
+    progress,
+)
 from qcc.errors import QccError
 from qcc.version import __version__
 
@@ -30,18 +39,9 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-_out = Console(emoji=False, soft_wrap=True)
-_err = Console(stderr=True, emoji=False, soft_wrap=True)
-TABLE_WIDTH = 200
-"""Columns of a table that is piped or redirected: wide enough that no layer is cut or wrapped."""
-
 SourceArgument = Annotated[
     str, typer.Argument(help="A .pt2 file, a Hugging Face model folder, or package.module:callable.")
 ]
-ArtifactArgument = Annotated[Path, typer.Argument(help="What `qcc compile -o` wrote.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def _version(value: bool) -> None:
@@ -61,6 +61,7 @@ def _root(
     \b
     qcc compile model.pt2 --recipe w4a8 -o model.qcc    quantize and compile
     qcc run model.qcc --input x=x.npy --output out      run it on files
+    qcc report model.qcc                                see what it lost, layer by layer
     qcc inspect model.qcc                               see what is in it
 
     Exit codes: 0 done; 2 you can mend it, the message says how; 1 a defect of qcc.
@@ -74,7 +75,7 @@ def compile_(
     recipe: Annotated[
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
-    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton.")] = "cpu",
+    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton, hls.")] = "cpu",
     calib: Annotated[
         Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
     ] = None,
@@ -83,7 +84,7 @@ def compile_(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="name=PREFIX of files and functions; plan=PLAN or PATTERN=PLAN,...; rows=N to weigh plans by.",
+            help="name=PREFIX; plan=PLAN or PATTERN=PLAN,...; rows=N; of hls: part, clock_ns, target_fps, folding.",
         ),
     ] = None,
     arch: Annotated[str, typer.Option(help="GPU architectures of target triton; default sm_80,sm_90,sm_100.")] = "",
@@ -105,7 +106,7 @@ def compile_(
     qcc compile path/to/hugging-face-folder --recipe mine.yaml --dry-run
     qcc compile package.module:callable -o model.qcc --json
     """
-    with _errors(debug):
+    with errors(debug):
         from qcc.driver import Options, compile_source, plan_source
 
         options = Options(
@@ -119,7 +120,7 @@ def compile_(
             strict=strict,
         )
         if dry_run:
-            with _progress(json_) as say:
+            with progress(json_) as say:
                 coverage = plan_source(source, options, say)
             _print_coverage(coverage, json_)
             return
@@ -129,14 +130,14 @@ def compile_(
 
 
 def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:
-    with _progress(json_) as say:
+    with progress(json_) as say:
         compiled, seconds = run(source, options, output, say)
     coverage = compiled.manifest.coverage
     if json_:
-        _print_json({**_coverage_json(coverage), "seconds": round(seconds, 3), "artifact": str(output)})
+        print_json({**_coverage_json(coverage), "seconds": round(seconds, 3), "artifact": str(output)})
         return
     _print_summary(coverage)
-    _out.print(f"wrote {output} in {seconds:.1f} s")
+    out.print(f"wrote {output} in {seconds:.1f} s")
 
 
 def _coverage_json(coverage: Coverage) -> dict[str, Any]:
@@ -155,13 +156,13 @@ def _coverage_json(coverage: Coverage) -> dict[str, Any]:
 def _print_summary(coverage: Coverage) -> None:
     from qcc.compiled import coverage_summary
 
-    _out.print(coverage_summary(coverage), highlight=False, markup=False)
+    out.print(coverage_summary(coverage), highlight=False, markup=False)
 
 
 def _print_coverage(coverage: Coverage, json_: bool) -> None:
     if json_:
         layers = [layer.model_dump(mode="json") for layer in coverage.layers]
-        _print_json({**_coverage_json(coverage), "layers": layers})
+        print_json({**_coverage_json(coverage), "layers": layers})
         return
     _print_layers(coverage)
     _print_summary(coverage)
@@ -170,12 +171,7 @@ def _print_coverage(coverage: Coverage, json_: bool) -> None:
 def _print_layers(coverage: Coverage) -> None:
     from qcc.compiled import layer_table
 
-    _print_table(layer_table(coverage))
-
-
-def _print_table(table: Table) -> None:
-    console = _out if _out.is_terminal else Console(width=TABLE_WIDTH)
-    console.print(table)
+    print_table(layer_table(coverage))
 
 
 @app.command()
@@ -195,11 +191,11 @@ def run(
 
     Names and shapes of the inputs: qcc inspect model.qcc
     """
-    with _errors(debug):
+    with errors(debug):
         from qcc.running import run_files
 
         for name, text in run_files(artifact, _pairs(input_ or [], "--input"), output, threads):
-            _out.print(f"{name}: {text}", highlight=False, markup=False)
+            out.print(f"{name}: {text}", highlight=False, markup=False)
 
 
 @app.command()
@@ -217,91 +213,25 @@ def bench(
     \b
     qcc bench model.qcc --against eager,inductor --batch 1 --seq 128
     """
-    with _errors(debug):
+    with errors(debug):
         from qcc.bench import measure
 
         names = tuple(filter(None, against.split(",")))
-        with _progress(json_) as say:
+        with progress(json_) as say:
             row = measure(artifact, names, batch, seq, threads, say)
         if json_:
-            _print_json(row)
+            print_json(row)
             return
         table = Table("what", "median ms", "p10", "p90", "ratio to qcc", box=None)
         low, high = f"{row['latency_ms_p10']:.3f}", f"{row['latency_ms_p90']:.3f}"
         table.add_row("qcc", f"{row['latency_ms']:.3f}", low, high, "1.00")
         for name, peer in row["against"].items():
             table.add_row(name, f"{peer['latency_ms']:.3f}", "", "", f"{peer['ratio']:.2f}")
-        _print_table(table)
+        print_table(table)
 
 
-DataOption = Annotated[
-    Path | None,
-    typer.Option(help="Samples to measure on: .safetensors or .npz of named inputs, or text by lines."),
-]
-
-
-@app.command()
-def report(
-    artifact: ArtifactArgument,
-    data: DataOption = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained page.")] = None,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Show what quantization did to each layer, worst first.
-
-    \b
-    qcc report model.qcc
-    qcc report model.qcc --data samples.safetensors --html report.html
-    """
-    with _errors(debug):
-        from qcc.report.command import report_of
-        from qcc.report.page import page_text
-        from qcc.report.terminal import layer_rows, section_table, summary_lines
-
-        with _progress(json_) as say:
-            found = report_of(artifact, data, say)
-        if html is not None:
-            html.write_text(page_text(found), "utf-8")
-        if json_:
-            _print_json(found.json_object())
-            return
-        _print_table(layer_rows(found))
-        for section in found.sections:
-            _print_table(section_table(section))
-        _print_plain(f"quantized {found.quantized} of {found.total} layers", *summary_lines(found))
-        if found.protect:
-            _print_plain("to protect the worst layers, paste into the recipe:", found.protect)
-
-
-@app.command()
-def bisect(
-    artifact: ArtifactArgument,
-    data: DataOption = None,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Find the layer where the error enters, and a way out.
-
-    \b
-    qcc bisect model.qcc --data samples.safetensors
-    """
-    with _errors(debug):
-        from qcc.report.command import bisect_artifact
-        from qcc.report.terminal import candidate_table, finding_lines
-
-        with _progress(json_) as say:
-            found = bisect_artifact(artifact, data, say)
-        if json_:
-            _print_json(found.json_object())
-            return
-        _print_plain(*finding_lines(found))
-        _print_table(candidate_table(found))
-
-
-def _print_plain(*lines: str) -> None:
-    for line in lines:
-        _out.print(line, highlight=False, markup=False)
+app.command()(report)
+app.command()(bisect)
 
 
 @app.command()
@@ -317,15 +247,15 @@ def inspect(
     qcc inspect model.qcc/program.mlir
     qcc inspect model.pt2 --json
     """
-    with _errors(debug):
+    with errors(debug):
         from qcc.inspection import inspect_path
 
         found = inspect_path(path)
         if json_:
-            _print_json(found.data)
+            print_json(found.data)
             return
         for line in found.lines:
-            _out.print(line, highlight=False, markup=False)
+            out.print(line, highlight=False, markup=False)
         if found.coverage is not None:
             _print_layers(found.coverage)
 
@@ -341,7 +271,7 @@ def recipes(
     qcc recipes
     qcc recipes w4a8 > mine.yaml
     """
-    with _errors(debug):
+    with errors(debug):
         from qcc.recipes.load import load_recipe, recipe_names, recipe_text
 
         if name is not None:
@@ -349,7 +279,7 @@ def recipes(
             return
         names = recipe_names()
         for one in names:
-            _out.print(f"{one:{max(map(len, names))}} {load_recipe(one).description}", highlight=False)
+            out.print(f"{one:{max(map(len, names))}} {load_recipe(one).description}", highlight=False)
 
 
 @app.command()
@@ -367,16 +297,16 @@ def cache(
     qcc cache
     qcc cache --clear
     """
-    with _errors(debug):
+    with errors(debug):
         from qcc.cache import Cache, cache_data, cache_lines
 
         found = Cache(folder)
         freed = found.clear() if clear else 0
         if json_:
-            _print_json({**cache_data(found), "freed": freed})
+            print_json({**cache_data(found), "freed": freed})
             return
         for line in cache_lines(found, freed if clear else None):
-            _out.print(line, highlight=False, markup=False)
+            out.print(line, highlight=False, markup=False)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:
@@ -388,43 +318,6 @@ def _pairs(texts: list[str], option: str) -> dict[str, str]:
 
 def _settings(texts: list[str]) -> dict[str, str]:
     return _pairs(texts, "--set")
-
-
-@contextmanager
-def _progress(quiet: bool) -> Generator[Callable[[str], None]]:
-    """Show on standard error what is being done, in one line that goes away; on a terminal only."""
-    if quiet or not _err.is_terminal:
-        yield lambda text: None
-        return
-    with _err.status("starting") as status:
-        yield status.update
-
-
-def _print_json(data: object) -> None:
-    typer.echo(json.dumps(data, indent=1))
-
-
-@contextmanager
-def _errors(debug: bool) -> Generator[None]:
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except KeyboardInterrupt:
-        _err.print("interrupted; nothing was left half-written")
-        raise typer.Exit(130) from None
-    except QccError as error:
-        if debug:
-            raise
-        _err.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(error.exit_code) from None
-    except Exception as error:
-        if debug:
-            raise
-        text = f"{type(error).__name__}: {error}"
-        _err.print(f"internal error: {text}", style="red", markup=False, highlight=False)
-        _err.print("this is a defect of qcc; run again with --debug and report the traceback", highlight=False)
-        raise typer.Exit(1) from None
 
 
 def _end(number: int, frame: object) -> None:

@@ -95,10 +95,15 @@ class Compiled:
         return coverage_summary(self.coverage)
 
     def report(self) -> str:
-        """Return the table of layers: formats, exact bits per weight, bytes, noise of the weights, plan."""
+        """Return the table of `qcc report`: each layer's formats, bytes, plan and errors, the worst first."""
+        from qcc.report.build import read_report  # what only runs a program needs none of it
+        from qcc.report.terminal import layer_rows, summary_lines
+
         console = Console(width=200, record=True, file=io.StringIO())
-        console.print(layer_table(self.coverage))
-        return f"{console.export_text()}{self.summary()}\n"
+        found = read_report(self.folder)
+        console.print(layer_table(self.coverage) if found is None else layer_rows(found))
+        lines = [] if found is None else summary_lines(found)
+        return "\n".join([f"{console.export_text()}{self.summary()}", *lines, ""])
 
     def save(self, path: str | Path) -> None:
         """Write the artifact to a folder, or to one file if the name ends in `.zip`.

@@ -95,7 +95,10 @@ class Graph:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream of the folded design: tokens of `width` elements, and the depth of its FIFO (0 at a port)."""
+    """A stream of the folded design: tokens of `width` elements, and the depth of its FIFO (0 at a port).
+
+    A depth is `needed` where the design stops with one place less.
+    """
 
     name: str
     element: Element | None
@@ -104,6 +107,7 @@ class Stream:
     writer: str
     reader: str
     depth: int = 2
+    needed: bool = False
 
     @property
     def bits(self) -> int:

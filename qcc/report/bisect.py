@@ -27,7 +27,7 @@ from qcc.report.twin import Originals, twin_module
 
 CANDIDATES = 6
 CLEAR_GAIN_DB = 1.0
-"""A layer is blamed if the output gains this much when it alone is float: a fifth of the noise power is its own."""
+"""A layer is blamed if the output gains this much when it alone is float, and this much more than with any other."""
 
 EXACT_DB = 120.0
 """Stands for no error where differences of decibels are taken: below the rounding of float32."""
@@ -100,10 +100,16 @@ def bisect(models: Models, report: Report, samples: Sequence[Tensors], say: Call
         candidates.append(Candidate(layer, restored, round(restored - output, 2)))
     candidates.sort(key=lambda one: -one.gain_db)
     enters, prefixes = _entering(mixtures, report.layers, output, say)
-    culprit = next((one for one in candidates if one.gain_db >= CLEAR_GAIN_DB), None)
+    culprit = _standing_out(candidates)
     blamed = [culprit.layer] if culprit else [one.layer for one in candidates[:3]]
     snippet = protecting(report.layers, blamed) if output < EXACT_DB else ""
     return Finding(output, culprit, tuple(candidates), enters, tuple(prefixes), snippet)
+
+
+def _standing_out(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return the first candidate if it is clearly ahead of the second."""
+    gains = [one.gain_db for one in candidates] + [0.0, 0.0]
+    return candidates[0] if gains[0] - max(gains[1], 0.0) >= CLEAR_GAIN_DB else None
 
 
 def _entering(

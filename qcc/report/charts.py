@@ -15,9 +15,9 @@ from qcc.report.terminal import quality
 WIDTH, HEIGHT = 320, 96
 FOOT = 16
 
-CELL_WIDTH, CELL_HEIGHT = 148, 34
+CELL_WIDTH, CELL_HEIGHT = 152, 34
 GAP_X, GAP_Y = 14, 26
-SHOWN_NAME = 19
+SHOWN_NAME = 18
 
 BAR, BAR_GAP = 14, 4
 BITS_HEIGHT = 120
@@ -59,16 +59,16 @@ def _short(value: float) -> str:
 
 
 def bits_chart(layers: Sequence[LayerReport]) -> Markup:
-    """Draw the bits per weight of every layer in program order."""
+    """Draw the bits per weight of every layer in program order, on a log scale."""
     top = max([layer.bits_per_weight for layer in layers] + [8.0])
-    scale = BITS_HEIGHT / top
+    scale = BITS_HEIGHT / math.log2(2 * top)
     width = 34 + len(layers) * (BAR + BAR_GAP)
     parts: list[str] = []
-    for mark in [one for one in (2, 4, 8, 16, 32) if one <= top]:
-        y = BITS_HEIGHT + 10 - mark * scale
+    for mark in [one for one in (1, 2, 4, 8, 16, 32, 64) if one <= top]:
+        y = BITS_HEIGHT + 10 - math.log2(2 * mark) * scale
         parts.append(f'<path class="grid" d="M28 {y:.1f}H{width}"/><text x="22" y="{y + 4:.1f}">{mark}</text>')
     for index, layer in enumerate(layers):
-        height = layer.bits_per_weight * scale
+        height = math.log2(max(2 * layer.bits_per_weight, 1.1)) * scale
         kind = "float" if layer.left_in_float else quality(layer.sqnr_db) if layer.measured else "unknown"
         title = escape(f"{layer.name}: {layer.bits_per_weight:.4g} bits per weight, {layer.scheme}")
         x, y = 32 + index * (BAR + BAR_GAP), BITS_HEIGHT + 10 - height
@@ -145,9 +145,15 @@ def _decibels(layer: LayerReport) -> str:
 
 
 def short_name(name: str) -> str:
-    """Return as many last parts of a layer's name as a box has room for."""
+    """Return what a box has room for: from the number of the block on, both ends."""
     parts = name.split(".")
-    while len(parts) > 1 and len(".".join(parts)) > SHOWN_NAME:
-        parts = parts[1:]
-    text = ".".join(parts)
-    return text if len(text) <= SHOWN_NAME else f"{text[: SHOWN_NAME - 1]}…"
+    numbers = [index for index, one in enumerate(parts[:-1]) if one.isdigit()]
+    return _short_name(parts[numbers[0] :] if numbers else parts)
+
+
+def _short_name(parts: list[str]) -> str:
+    text, head = ".".join(parts), parts[0]
+    if len(text) <= SHOWN_NAME:
+        return text
+    room = SHOWN_NAME - len(head) - 1
+    return f"{head}…{text[-room:]}" if len(parts) > 1 and room > 0 else f"…{text[1 - SHOWN_NAME :]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from qcc.ir.program import program_of
 from qcc.report.twin import flattened, layers_of
@@ -14,7 +14,7 @@ Edge = tuple[int, int]
 def layer_edges(module: ModuleOp) -> tuple[Edge, ...]:
     """Return pairs of layers by index, in order: the second reads the first, and no path over others says so too."""
     flat = flattened(module)
-    index = {layer: place for place, layer in enumerate(layers_of(flat))}
+    index: dict[Operation, int] = {layer: place for place, layer in enumerate(layers_of(flat))}
     reads: dict[SSAValue, frozenset[int]] = {}
     sources: list[frozenset[int]] = [frozenset()] * len(index)
     for op in program_of(flat).body.block.ops:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from qcc.coverage import bits_text
 from qcc.report.advice import worst_layers
@@ -13,11 +15,14 @@ from qcc.report.model import LayerReport, Report
 from qcc.report.tally import LOST_DB
 from qcc.report.terminal import cost_text, quality, ranked
 
-FLOOR_DB = 80.0
+FLOOR_DB = 60.0
 """Errors this small have no bar left."""
 
-OPEN_HISTOGRAMS = 6
+OPEN_HISTOGRAMS = 4
 """Layers whose distributions are shown unfolded; the rest opens on a click."""
+
+LISTED = 12
+"""Layers whose errors are shown unfolded."""
 
 
 def page_text(report: Report) -> str:
@@ -30,17 +35,20 @@ def page_text(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(size=size_text, bits=bits_text, db=_db, share=_share, quality=quality, cost=cost_text)
-    environment.globals.update(histogram=histogram, bar=_bar)
+    environment.filters["breakable"] = _breakable
     layers = ranked(report)
     text = environment.get_template("report.html.j2").render(
         report=report,
         layers=layers,
+        histogram=histogram,
+        bar=_bar,
         measured=[one for one in layers if one.measured and not one.left_in_float],
         floats=[one for one in layers if one.left_in_float],
         worst=[one.name for one in worst_layers(report.layers)],
         bits=bits_chart(report.layers),
         graph=graph(report),
         unfolded=OPEN_HISTOGRAMS,
+        listed=LISTED,
     )
     return text.rstrip("\n") + "\n"
 
@@ -65,6 +73,11 @@ def _share(value: float | None) -> str:
     if value is None:
         return "0 %"
     return f"{100 * math.pow(10.0, -max(value, -60.0) / 20):.2g} %"
+
+
+def _breakable(name: str) -> Markup:
+    """Let a long name break behind its dots and underscores."""
+    return Markup(re.sub(r"([._/])(?=.)", r"\1<wbr>", str(escape(name))))
 
 
 def _bar(value: float | None) -> str:

@@ -114,7 +114,7 @@ class Tally:
         """Cut the bins to those that values reach, symmetric about zero."""
         edge = self._edge or 1.0
         width = 2 * edge / BINS
-        half = min(BINS // 2, max(1, math.ceil(peak / width)))
+        half = min(BINS // 2, math.floor(peak / width) + 1)  # a value on an edge is in the bin above
         counts = self._counts[BINS // 2 - half : BINS // 2 + half]
         return Histogram(low=-half * width, high=half * width, counts=tuple(int(one) for one in counts))
 

@@ -96,7 +96,10 @@ def finding_lines(found: Finding) -> list[str]:
     if found.culprit is not None:
         lines += ["", f"the error enters at {found.culprit.layer.name}", *_candidate_lines(found.culprit)]
     else:
-        lines += ["", "no single layer is to blame: making any one of the worst layers float gains less than 1 dB"]
+        lines += [
+            "",
+            "no single layer is to blame: the output gains about as much with any of the worst in float",
+        ]
     if found.enters is not None:
         lines.append(f"half of the output's noise is in once {found.enters.name} is quantized, in program order")
     else:

@@ -203,3 +203,34 @@ def test_being_stopped_leaves_no_half_written_artifact(tmp_path: Path, sent: sig
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["slow-cc"]
+
+
+def test_report_shows_the_layers_and_writes_a_page(artifact: Path, tmp_path: Path) -> None:
+    run = qcc("report", artifact, "--html", tmp_path / "page.html")
+    assert run.returncode == 0, run.stderr
+    assert "output output: SQNR" in run.stdout
+    assert "overrides:" in run.stdout
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    found = json.loads(qcc("report", artifact, "--json").stdout)
+    assert found["output_sqnr_db"] > 15
+    keys = {"name", "scheme", "bits_per_weight", "sqnr_db", "cumulative_sqnr_db", "mse", "plan"}
+    assert all(set(layer) >= keys for layer in found["layers"])
+    kept = json.loads((artifact / "report.json").read_text("utf-8"))
+    assert kept["layers"] == found["layers"]
+    assert kept["latency_ms"] is None
+
+
+def test_report_and_bisect_measure_on_data(artifact: Path, tmp_path: Path) -> None:
+    data = tmp_path / "samples.npz"
+    np.savez(data, x=np.random.default_rng(1).standard_normal((6, 64), dtype=np.float32))
+    found = json.loads(qcc("report", artifact, "--data", data, "--json").stdout)
+    assert found["samples"] == 6
+    assert "samples.npz" in found["data"]
+    finding = json.loads(qcc("bisect", artifact, "--data", data, "--json").stdout)
+    assert {one["name"] for one in finding["candidates"]} == {"first", "second"}
+    assert finding["output_sqnr_db"] == found["output_sqnr_db"]
+    assert "output SQNR" in qcc("bisect", artifact, "--data", data).stdout
+    refused(qcc("bisect", artifact, "--data", tmp_path / "no.npz"), "no.npz", "no such file")
+    np.savez(data, y=np.zeros((6, 64), np.float32))
+    refused(qcc("report", artifact, "--data", data), "input 'x'", "is missing", "input 'y'")

@@ -88,6 +88,13 @@ def test_readme_examples_run(scratch: Path) -> None:
         assert torch.equal(names["again"](x), names["compiled"](x))
 
 
+def test_the_report_page_runs() -> None:
+    printed = execute(DOCS / "report.md", {})
+    assert "SQNR dB" in printed
+    assert "quantized 2 of 2 layers" in printed
+    assert all(path.stat().st_size < 200_000 for path in (DOCS / "images").iterdir())
+
+
 def test_the_pass_of_write_a_pass_preserves_the_function() -> None:
     from tests.modules import make, run
 
@@ -339,8 +346,10 @@ def test_every_page_is_in_the_readme() -> None:
     assert not [path.name for path in DOCS.glob("*.md") if f"(docs/{path.name})" not in readme]
 
 
-@pytest.mark.parametrize("script", ["make_ir_reference.py", "make_formats.py"])
+@pytest.mark.parametrize("script", ["make_ir_reference.py", "make_formats.py", "make_one_model.py"])
 def test_generated_pages_are_current(script: str) -> None:
+    if script == "make_one_model.py":
+        pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, str(DOCS / script), "--check"],
         cwd=ROOT,

@@ -34,12 +34,9 @@ matvec_rows:
         for (int p = 0; p < G::PE; p++) {
 #pragma HLS UNROLL
           typename F::sum_t part = sf == 0 ? F::bias(nf * G::PE + p) : sum[p];
-          for (int s = 0; s < G::SIMD; s++) {
-#pragma HLS UNROLL
-            part += G::codes::multiply(x[s], word, p * G::SIMD + s);
-          }
+          part = accumulate<typename G::codes>(part, x, word, p * G::SIMD);
           sum[p] = part;
-          y[p] = F::apply(part, nf * G::PE + p);
+          if (sf == SF - 1) y[p] = F::apply(part, nf * G::PE + p);
         }
         if (sf == SF - 1) out.write(y);
       }
@@ -91,12 +88,9 @@ streamed_tiles:
           for (int p = 0; p < G::PE; p++) {
 #pragma HLS UNROLL
             typename F::sum_t part = sf == 0 ? F::bias(nf * G::PE + p) : sum[p];
-            for (int s = 0; s < G::SIMD; s++) {
-#pragma HLS UNROLL
-              part += G::codes::multiply(x[s], word, p * G::SIMD + s);
-            }
+            part = accumulate<typename G::codes>(part, x, word, p * G::SIMD);
             sum[p] = part;
-            y[p] = F::apply(part, nf * G::PE + p);
+            if (sf == SF - 1) y[p] = F::apply(part, nf * G::PE + p);
           }
           sums[t] = sum;
           if (sf == SF - 1) results[t * NF + nf] = y;

@@ -1,0 +1,77 @@
+"""The commands that study an artifact: `qcc report` and `qcc bisect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qcc.console import (
+    ArtifactArgument,
+    DataOption,
+    DebugOption,
+    JsonOption,
+    errors,
+    print_json,
+    print_plain,
+    print_table,
+    progress,
+)
+
+
+def report(
+    artifact: ArtifactArgument,
+    data: DataOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained page.")] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what quantization did to each layer, worst first.
+
+    \b
+    qcc report model.qcc
+    qcc report model.qcc --data samples.safetensors --html report.html
+    """
+    with errors(debug):
+        from qcc.report.command import report_of
+        from qcc.report.page import page_text
+        from qcc.report.terminal import layer_rows, section_table, summary_lines
+
+        with progress(json_) as say:
+            found = report_of(artifact, data, say)
+        if html is not None:
+            html.write_text(page_text(found), "utf-8")
+        if json_:
+            print_json(found.json_object())
+            return
+        print_table(layer_rows(found))
+        for section in found.sections:
+            print_table(section_table(section))
+        print_plain(f"quantized {found.quantized} of {found.total} layers", *summary_lines(found))
+        if found.protect:
+            print_plain("to protect the worst layers, paste into the recipe:", found.protect)
+
+
+def bisect(
+    artifact: ArtifactArgument,
+    data: DataOption = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find the layer where the error enters, and a way out.
+
+    \b
+    qcc bisect model.qcc --data samples.safetensors
+    """
+    with errors(debug):
+        from qcc.report.command import bisect_artifact
+        from qcc.report.terminal import candidate_table, finding_lines
+
+        with progress(json_) as say:
+            found = bisect_artifact(artifact, data, say)
+        if json_:
+            print_json(found.json_object())
+            return
+        print_plain(*finding_lines(found))
+        print_table(candidate_table(found))

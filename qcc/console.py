@@ -1,0 +1,80 @@
+"""What all commands share: options by their types, both consoles, progress, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from qcc.errors import QccError
+
+out = Console(emoji=False, soft_wrap=True)
+err = Console(stderr=True, emoji=False, soft_wrap=True)
+TABLE_WIDTH = 200
+"""Columns of a table that is piped or redirected: wide enough that no layer is cut or wrapped."""
+
+ArtifactArgument = Annotated[Path, typer.Argument(help="What `qcc compile -o` wrote.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(help="Samples to measure on: .safetensors or .npz of named inputs, or text by lines."),
+]
+
+
+def print_table(table: Table) -> None:
+    """Print a table; wide where it is piped or redirected."""
+    console = out if out.is_terminal else Console(width=TABLE_WIDTH)
+    console.print(table)
+
+
+def print_plain(*lines: str) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        out.print(line, highlight=False, markup=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Generator[Callable[[str], None]]:
+    """Show on standard error what is being done, in one line that goes away; on a terminal only."""
+    if quiet or not err.is_terminal:
+        yield lambda text: None
+        return
+    with err.status("starting") as status:
+        yield status.update
+
+
+def print_json(data: object) -> None:
+    """Print one JSON object on standard output."""
+    typer.echo(json.dumps(data, indent=1))
+
+
+@contextmanager
+def errors(debug: bool) -> Generator[None]:
+    """Print an error as the command line does and leave with its exit code; with `debug`, let it through."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was left half-written")
+        raise typer.Exit(130) from None
+    except QccError as error:
+        if debug:
+            raise
+        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        if debug:
+            raise
+        text = f"{type(error).__name__}: {error}"
+        err.print(f"internal error: {text}", style="red", markup=False, highlight=False)
+        err.print("this is a defect of qcc; run again with --debug and report the traceback", highlight=False)
+        raise typer.Exit(1) from None
