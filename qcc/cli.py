@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from qcc.cli_export import export
 from qcc.cli_report import bisect, report
 from qcc.console import (
     ArtifactArgument,
@@ -232,6 +233,7 @@ def bench(
 
 app.command()(report)
 app.command()(bisect)
+app.command()(export)
 
 
 @app.command()
