@@ -172,7 +172,7 @@ def _prefix(source: Source, keys: Mapping[str, object]) -> str:
 
 
 def is_plain_integer(weight: QuantizedTensor, bits: range) -> bool:
-    """Say whether a weight is integers under one level of scales, symmetric or with zero points as wide as its codes."""
+    """Say whether a weight is integers under one level of scales, without zero points or with ones as wide as codes."""
     qtype = weight.qtype
     decode, zero = qtype.decode, qtype.zero
     if not isinstance(decode, IntDecode) or decode.bits not in bits or len(qtype.levels) != 1 or qtype.sides:
