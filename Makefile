@@ -45,6 +45,7 @@ check: $(VENV)/.test
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	$(RUN) docs/make_ir_reference.py --check
 	$(RUN) docs/make_formats.py --check
+	$(RUN) docs/make_one_model.py --check
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info

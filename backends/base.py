@@ -32,7 +32,8 @@ class Capabilities:
     every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
     says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
     what a byte of memory traffic costs in the same terms; without any plan, contractions keep the one they were given.
-    `architectures` are the names that `--arch` may list, none where a target has none.
+    `architectures` are the names that `--arch` may list, none where a target has none. `integer_only` says that it has
+    no floats between the inputs and outputs of a program: `quantize-values` and `lower-integer` are run for it.
     `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
     for values that it cannot take.
     """
@@ -49,6 +50,7 @@ class Capabilities:
     costs: tuple[PlanCost, ...] = ()
     byte_cost: float = 0.0
     architectures: tuple[str, ...] = ()
+    integer_only: bool = False
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     check_settings: Callable[[Mapping[str, str]], object] | None = None
 

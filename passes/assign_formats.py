@@ -34,7 +34,6 @@ from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.qtype import QType
 from qcc.passes.layer_schemes import LayerScheme, matches, misfits, row_overrides, scheme_of
 from qcc.passes.solvers.table import SOLVERS
-from qcc.passes.transforms import AVAILABLE
 from qcc.recipes.load import load_recipe
 from qcc.recipes.model import Recipe, WeightScheme
 
@@ -75,11 +74,7 @@ class AssignFormats(ModulePass):
 
 
 def _refuse_unavailable(recipe: Recipe) -> None:
-    problems = [
-        Problem(f"transforms: {name}", "is not available in this version of qcc", "remove it from the recipe")
-        for name in recipe.transforms
-        if name not in AVAILABLE
-    ]
+    problems: list[Problem] = []
     if recipe.outliers.fraction:
         problems.append(Problem("outliers", "are not available in this version of qcc", "set fraction: 0"))
     if not recipe.kv_cache.is_float:

@@ -75,8 +75,8 @@ class Fixed:
 
     `scale` is float64 [1], or [C] along the last axis of `value`, whose integers lie in `low`..`high`. `moves` are the
     operations that move elements between `value` and the float value; they are repeated once the integers are narrow.
-    `codes` says that the integers are those of a static format: one positive scale, nothing pending. `sum` says that
-    they are sums which nothing else reads yet.
+    `codes` says that the integers are those of a static format, that of the result of `origin`: one scale, nothing
+    pending. `sum` says that they are sums which nothing else reads yet.
     """
 
     value: SSAValue
@@ -88,6 +88,7 @@ class Fixed:
     least: float = -math.inf
     most: float = math.inf
     sum: Sum | None = None
+    origin: QuantizeOp | None = None
 
     @property
     def reach(self) -> int:
@@ -184,7 +185,13 @@ class Scope:
         if key not in self._weights:
             name = self.store.fresh_key(f"{_label(self.at)}/{role}")
             self.store[name] = values
-            self._weights[key] = self.add(WeightOp(name, tensor(tuple(values.shape), SCALAR_NAMES[values.dtype])))
+            made = WeightOp(name, tensor(tuple(values.shape), SCALAR_NAMES[values.dtype]))
+            set_location(made, location_of(self.at))
+            block = self.at.parent_block()
+            assert block is not None  # operations of a program
+            # above everything, so that kernels find it before their root
+            Rewriter.insert_op(made, InsertPoint.at_start(block))
+            self._weights[key] = made.result
         return self._weights[key]
 
     def fixed(self, value: SSAValue) -> Fixed:

@@ -48,22 +48,24 @@ class FoldBatchNorm(ModulePass):
         from qcc.passes.legality import Refusals, keeps
 
         refusals = Refusals("folding batch norms", keep=keeps(self.illegal))
+        folds: list[tuple[BatchNormOp, ConvOp | LinearOp]] = []
         for norm in [one for one in op.walk() if isinstance(one, BatchNormOp)]:
             with refusals.collect(norm):
-                _fold(op, store_of(ctx, self.name), norm)
+                folds.append((norm, _layer_before(norm)))
         refusals.raise_any()
+        for norm, layer in folds:
+            _fold(op, store_of(ctx, self.name), norm, layer)
 
 
-def _fold(module: ModuleOp, store: WeightStore, norm: BatchNormOp) -> None:
+def _fold(module: ModuleOp, store: WeightStore, norm: BatchNormOp, layer: ConvOp | LinearOp) -> None:
     from qcc.passes.channels import whole
     from qcc.passes.fold_weights import Diagonal, add_to_bias, erase_weight, rewrite_bindings
     from qcc.passes.legality import Binding
 
-    layer = _layer_before(norm)
-    mean, variance = (_stored(store, norm, one) for one in (norm.mean, norm.variance))
+    mean, variance = (_stored(store, one) for one in (norm.mean, norm.variance))
     scale = (variance + norm.eps.value.data) ** -0.5
-    scale = scale if norm.weight is None else scale * _stored(store, norm, norm.weight)
-    shift = -mean * scale if norm.bias is None else _stored(store, norm, norm.bias) - mean * scale
+    scale = scale if norm.weight is None else scale * _stored(store, norm.weight)
+    shift = -mean * scale if norm.bias is None else _stored(store, norm.bias) - mean * scale
     rows = [Binding(layer, index, whole(layer.operands[index], (0,))) for index in range(1, len(layer.operands))]
     rewrite_bindings(module, store, rows, Diagonal(scale), "batch_norm")
     add_to_bias(module, store, layer, shift, "batch_norm")
@@ -82,12 +84,13 @@ def _layer_before(norm: BatchNormOp) -> ConvOp | LinearOp:
         _refuse(norm, "something else reads the layer's result too", "keep it")
     if not all(isinstance(one.owner, WeightOp) for one in layer.operands[1:]):
         _refuse(norm, "the layer's weight or bias is computed at run time", "keep it")
+    if not all(isinstance(one.owner, WeightOp) for one in norm.operands[1:]):
+        _refuse(norm, "its statistics are computed at run time", "export the model in eval mode")
     return layer
 
 
-def _stored(store: WeightStore, norm: BatchNormOp, value: SSAValue) -> Tensor:
-    if not isinstance(value.owner, WeightOp):
-        _refuse(norm, "its statistics are computed at run time", "export the model in eval mode")
+def _stored(store: WeightStore, value: SSAValue) -> Tensor:
+    assert isinstance(value.owner, WeightOp)  # _layer_before has seen to it
     return store.tensor(value.owner.key.data).double()
 
 

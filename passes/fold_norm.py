@@ -54,11 +54,14 @@ class FoldNorm(ModulePass):
         from qcc.passes.legality import Refusals, keeps
 
         refusals = Refusals("folding the weights of norms", keep=keeps(self.illegal))
+        folds: list[_Fold] = []
         for norm in [one for one in op.walk() if isinstance(one, NormOp)]:
             if (norm.weight is not None or norm.bias is not None) and layers_behind(norm.result):
                 with refusals.collect(norm):
-                    _fold(op, store_of(ctx, self.name), norm)
+                    folds.append(_prove(store_of(ctx, self.name), norm))
         refusals.raise_any()
+        for one in folds:
+            _fold(op, store_of(ctx, self.name), one)
 
 
 def layers_behind(value: SSAValue) -> list[LinearOp | ConvOp]:
@@ -72,20 +75,38 @@ def layers_behind(value: SSAValue) -> list[LinearOp | ConvOp]:
     return found
 
 
-def _fold(module: ModuleOp, store: WeightStore, norm: NormOp) -> None:
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """A norm whose weight (what it multiplies by) and bias can go into the layers of a proof."""
+
+    norm: NormOp
+    proof: Proof
+    gamma: Tensor
+    beta: Tensor | None
+
+
+def _prove(store: WeightStore, norm: NormOp) -> _Fold:
     import torch
 
-    from qcc.passes.fold_weights import Diagonal, add_to_bias, affine_of, replace_norm, rewrite_bindings
+    from qcc.passes.fold_weights import affine_of
     from qcc.passes.legality import Kind, prove, space_on
 
     gamma, beta = affine_of(store, norm)
     proof = prove(Kind.DIAGONAL, space_on(norm.result, [-1]), "folding the weight of a norm")
-    ones = torch.ones(proof.size, dtype=torch.float64)
     plus = 1.0 if norm.kind.data is NormKind.RMS_PLUS1 else 0.0
-    gamma = ones if gamma is None else gamma + plus
+    gamma = torch.ones(proof.size, dtype=torch.float64) if gamma is None else gamma + plus
     _check(norm, proof, gamma, beta)
-    shifts = [] if beta is None else [(one, _shift(store, one, beta)) for one in proof.bindings]
-    rewrite_bindings(module, store, proof.bindings, Diagonal(ones, gamma), "norm")
+    return _Fold(norm, proof, gamma, beta)
+
+
+def _fold(module: ModuleOp, store: WeightStore, fold: _Fold) -> None:
+    import torch
+
+    from qcc.passes.fold_weights import Diagonal, add_to_bias, replace_norm, rewrite_bindings
+
+    norm, bindings, beta = fold.norm, fold.proof.bindings, fold.beta
+    shifts = [] if beta is None else [(one, _shift(store, one, beta)) for one in bindings]
+    rewrite_bindings(module, store, bindings, Diagonal(torch.ones_like(fold.gamma), fold.gamma), "norm")
     for binding, shift in shifts:
         if isinstance(binding.op, LinearOp):
             add_to_bias(module, store, binding.op, shift, "norm")

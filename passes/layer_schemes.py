@@ -23,6 +23,9 @@ from qcc.numerics.qtype import QType
 from qcc.numerics.stored_parts import parameter_parts
 from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
 
+INPUT_FORMAT = "input_format"
+"""Name of the attribute with the static format that a fold has prepared a layer's input for."""
+
 
 @dataclass(frozen=True)
 class LayerScheme:
@@ -59,6 +62,9 @@ def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
         if matches(override, name):
             weights = override.weights or weights
             activations = override.activations or activations
+    noted = layer.attributes.get(INPUT_FORMAT)
+    if isinstance(noted, StringAttr):
+        activations = ActivationScheme(format=noted.data, when="static")
     return LayerScheme(name, weights, activations, _reason(layer, weights))
 
 

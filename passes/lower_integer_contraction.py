@@ -4,11 +4,13 @@
     conv(x, w, b)       ->  transpose(integer_contract(unfold(x), w, ..) groups)
     matmul(x, y)        ->  integer_matmul(x, y)                                          scale sx * sy
 
-The sums are exact. The bias is off by at most half a step of the sums, which is at most 2**-12 of how far they reach; a
-bias that is coarser or longer than that joins after the sums, at a scale of its own.
+The sums are exact. A bias in steps of the sums is off by at most half of one. Where that is more than 2**-6 of a step
+of the format that the sums are rounded to, or the bias is longer than 45 bits, it joins the sums at a finer scale.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -32,6 +34,9 @@ from qcc.passes.fixed_values import Fixed, Refusal, Scope, Sum, common_scale, su
 
 FINE_BITS = 12
 """Bits that sums must have for half a step of them to be a good enough bias."""
+
+BIAS_ERROR = 2.0**-6
+"""How far a bias may be off, in steps of the format that its sums are rounded to."""
 
 BIAS_BITS = 45
 """Bits of a bias in steps of the sums, at most."""
@@ -93,16 +98,31 @@ def grounded(scope: Scope, sums: Sum) -> Fixed:
     keep = {name: one for name, one in sums.source.attributes.items() if name != LEFT_IN_FLOAT}
     contract.attributes.update(keep)
     found = Fixed(scope.add(contract), sums.scale, min(low, 0), max(high, 0), sum=sums)
-    if fits or sums.offset is None:
+    return found if fits else _with_offset(scope, found, sums)
+
+
+def refined(scope: Scope, found: Fixed, step: float) -> Fixed:
+    """Return sums whose offset is within 2**-6 of a step that they are rounded to."""
+    sums = found.sum
+    if sums is None or sums.offset is None:
         return found
-    return _with_offset(scope, found, sums)
+    if isinstance(found.value.owner, IntegerContractOp):
+        steps = sums.offset / torch.where(sums.scale == 0, 1.0, sums.scale)
+        off = float(((steps - steps.round()) * sums.scale).abs().max())
+    else:
+        off = found.step  # sums and offset at a scale of their own, each half a step off
+    if off <= step * BIAS_ERROR:
+        return found
+    bare = grounded(scope, replace(sums, offset=None))
+    exact = _with_offset(scope, bare, sums, step)
+    return replace(exact, moves=found.moves, least=found.least, most=found.most)
 
 
-def _with_offset(scope: Scope, found: Fixed, sums: Sum) -> Fixed:
-    """Add the offset to sums at a scale that is fine enough for both."""
+def _with_offset(scope: Scope, found: Fixed, sums: Sum, step: float = 0.0) -> Fixed:
+    """Add the offset to sums at a scale that is fine enough for both, and for rounding to `step` if that is known."""
     assert sums.offset is not None
     largest = float(sums.offset.abs().max())
-    scale = common_scale(found.bound + largest, [found.step], [sums.offset])
+    scale = common_scale(found.bound + largest, [found.step, step], [sums.offset])
     left = scope.aligned(found, scale)
     addend = (sums.offset / scale).round().to(torch.int32)
     value = scope.add(BinaryOp("add", left.value, scope.weight(addend, "offset")))

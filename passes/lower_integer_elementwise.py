@@ -31,9 +31,10 @@ from qcc.ir.nn import EmbeddingOp, PoolKind, PoolOp
 from qcc.ir.program import int_array
 from qcc.ir.shape import ConcatOp, PadOp
 from qcc.ir.transformer import BatchNormOp
-from qcc.ir.types import INTEGER_RANGES, type_of
+from qcc.ir.types import type_of
 from qcc.numerics.fixed_point import codes_of
 from qcc.numerics.functions import UNARY
+from qcc.numerics.integer_values import integer_range
 from qcc.numerics.quantize import dequantize
 from qcc.passes.fixed_values import (
     Deferred,
@@ -176,7 +177,7 @@ def _moved_shape(x: Fixed) -> tuple[object, ...]:
 def _clamped(scope: Scope, x: Fixed, least: float, most: float) -> Fixed:
     """Limit a value: at the next rounding, or at once where it is codes already."""
     if not x.codes:
-        return replace(x, least=max(x.least, min(least, x.most)), most=min(x.most, max(most, x.least)), sum=None)
+        return replace(x, least=max(x.least, min(least, x.most)), most=min(x.most, max(most, x.least)))
     scale, kind = float(x.scale), type_of(x.value)
     low, high = x.low, x.high
     if least > -math.inf:
@@ -246,8 +247,10 @@ def lower_picks(scope: Scope, op: Operation) -> Fixed:
 def lower_pad(scope: Scope, op: PadOp) -> Fixed:
     """Pad with the code nearest to the padding's value."""
     x = scope.codes(op.input)
-    scale, fill = float(x.scale), op.value.value.data
-    code = int(codes_of(torch.tensor([fill]), scale, *INTEGER_RANGES[type_of(x.value).scalar]))
+    assert x.origin is not None  # codes come from a quantizer
+    qtype = type_of(x.origin.result).qtype
+    assert qtype is not None
+    code = int(codes_of(torch.tensor([op.value.value.data]), float(x.scale), *integer_range(qtype)))
     value = scope.again(op, [x.value])
     made = value.owner
     assert isinstance(made, PadOp)

@@ -60,7 +60,6 @@ class IntegerProgram:
     def __init__(self, program: ProgramOp, store: WeightStore) -> None:
         self._program = program
         self._scope = Scope(store)
-        self._formats: dict[SSAValue, QuantizeOp] = {}
         self.refused: list[tuple[Operation, str, str]] = []
         self._refused_values: set[SSAValue] = set()
         for op in list(program.body.block.ops):
@@ -77,7 +76,6 @@ class IntegerProgram:
             elif isinstance(op, DequantizeOp):
                 if (found := self._scope.values.get(op.input)) is not None:
                     self._scope.values[op.result] = found
-                    self._formats[op.result] = self._formats[op.input]
             elif all(self._is_constant(one) for one in op.results):
                 return
             else:
@@ -91,7 +89,6 @@ class IntegerProgram:
 
     def _quantize(self, op: QuantizeOp) -> None:
         target, scope = _target(scope=self._scope, op=op), self._scope
-        self._formats[op.result] = op
         source = scope.values.get(op.input)
         if isinstance(op.input, BlockArgument):
             # stays, with its codes behind it: the way in
@@ -102,13 +99,15 @@ class IntegerProgram:
             value = scope.add(codes)
         elif source is None:
             raise Refusal("rounds a value that is computed in floats", "")
+        elif isinstance(source, Fixed):
+            value = scope.rounded(contraction.refined(scope, source, target.scale), target)
         else:
-            value = scope.rounded(source, target) if isinstance(source, Fixed) else source(target)
+            value = source(target)
         scale = torch.tensor([target.scale], dtype=torch.float64)
         low, high = target.low, target.high
         if isinstance(source, Fixed) and source.least >= 0:
             low = max(low, 0)
-        scope.values[op.result] = Fixed(value, scale, low, high, codes=True)
+        scope.values[op.result] = Fixed(value, scale, low, high, codes=True, origin=op)
 
     def finish(self) -> None:
         """Return integers, decoded, in place of the float results."""
@@ -120,10 +119,14 @@ class IntegerProgram:
                 last.operands[index] = self._decoded(value)
 
     def _decoded(self, value: SSAValue) -> SSAValue:
-        op, scope = self._formats[value], self._scope
-        qtype = type_of(op.result).qtype
-        assert qtype is not None  # the result of a quantize
-        return scope.add(DequantizeOp(scope.add(OfCodesOp(scope.codes(value).value, qtype, list(op.parameters)))))
+        scope, found = self._scope, self._scope.codes(value)
+        assert found.origin is not None  # codes come from a quantizer
+        kind, parameters = type_of(found.origin.result), list(found.origin.parameters)
+        assert kind.qtype is not None  # the result of a quantizer
+        if kind.rank != type_of(found.value).rank:
+            scale = found.scale.to(torch.float32).reshape((1,) * type_of(found.value).rank)
+            parameters = [scope.weight(scale, "scale")]
+        return scope.add(DequantizeOp(scope.add(OfCodesOp(found.value, kind.qtype, parameters)), type_of(value).scalar))
 
 
 def _computes_floats(op: Operation) -> bool:

@@ -18,7 +18,10 @@ from qcc.passes.fold_constants import FoldConstants
 from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
+from qcc.passes.lower_integer import LowerInteger
+from qcc.passes.lower_transforms import LowerTransforms
 from qcc.passes.prove_overflow import ProveOverflow
+from qcc.passes.quantize_values import QuantizeValues
 from qcc.passes.raise_activation import RaiseActivation
 from qcc.passes.raise_attention import RaiseAttention
 from qcc.passes.raise_linear import RaiseLinear
@@ -47,15 +50,25 @@ def raising() -> list[ModulePass]:
     ]
 
 
-def planning(recipe: Recipe) -> list[ModulePass]:
-    """Return the passes that give every layer its formats; weights change by transforms and by folding constants."""
+def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
+    """Return the passes that give every layer its formats; weights change by transforms and by folding constants.
+
+    For targets that are `integer_only` every other value gets a format as well.
+    """
     text = recipe.model_dump_json()
-    return [*raising(), *transforming(recipe), LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
+    layers = [LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
+    values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
+    return [*raising(), *transforming(recipe), *layers, *values]
 
 
 def solving() -> list[ModulePass]:
     """Return the passes that choose static scales and the codes of the weights; both may read samples."""
     return [Calibrate(), SolveWeights(), Canonicalize()]
+
+
+def lowering(*, integer_only: bool) -> list[ModulePass]:
+    """Return the passes that leave no floats between inputs and outputs, for targets that are `integer_only`."""
+    return [LowerInteger(), Canonicalize()] if integer_only else []
 
 
 def pipeline(recipe: Recipe) -> list[ModulePass]:
@@ -78,7 +91,8 @@ def targeting(
     byte_cost: float = 0.0,
 ) -> list[ModulePass]:
     """Return the passes that shape a module for a target; what the target is like reaches them as plain data."""
-    passes = [*fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
+    rotates = ("rotate",) if any("rotate" in rule for rule in prologues) else ()
+    passes = [LowerTransforms(rotates), *fusing(epilogues, prologues), ProveOverflow(accumulator_bits)]
     return [*passes, SelectPlans(tuple(costs), tuple(force), rows, byte_cost)] if costs else passes
 
 

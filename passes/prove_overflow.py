@@ -24,6 +24,7 @@ from xdsl.passes import ModulePass
 from qcc.errors import Problem, QccError
 from qcc.ir.base import integer
 from qcc.ir.context import QccContext
+from qcc.ir.integer import IntegerContractOp, IntegerMatmulOp
 from qcc.ir.kernel import WIDTHS, contracts_of, kernel_of, origin_of
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp
@@ -61,8 +62,24 @@ class ProveOverflow(ModulePass):
             width = next((bits for bits in WIDTHS if found.sums.bits <= bits), None)
             if kernel is not None and width is not None:
                 kernel.properties["accumulator"] = integer(width)
+        problems += _integer_problems(op, self.accumulator_bits)
         if problems:
             raise QccError(f"{len(problems)} contractions may overflow", problems)
+
+
+def _integer_problems(module: ModuleOp, limit: int) -> list[Problem]:
+    """Note the width of sums of plain integers, which is that of their type (`lower-integer` proved it)."""
+    problems: list[Problem] = []
+    for op in module.walk():
+        if not isinstance(op, IntegerContractOp | IntegerMatmulOp):
+            continue
+        bits, kernel = int(type_of(op.result).scalar[1:]), kernel_of(op)
+        if bits > limit:
+            what = f"its sums need more than {limit} bits, where the target sums {limit}"
+            problems.append(Problem(label_of(kernel or op), what, "use fewer bits"))
+        elif kernel is not None:
+            kernel.properties["accumulator"] = integer(bits)
+    return problems
 
 
 def _integers(op: ContractOp, side: str) -> Integers | None:

@@ -1,7 +1,8 @@
 """Put a quantizer on every float value between operations, as targets without floats need them.
 
-    y = f(x)      ->  y = dequantize(quantize(f(x)) : int8, static)
-    conv(x, w)    ->  conv(x, dequantize(quantize(w)))              grouped convolutions, which no contraction takes
+    y = f(x)                  ->  y = dequantize(quantize(f(x)) : int8, static)
+    contract(quantize(x), w)  ->  contract(x, w)                  x is quantized where it is made
+    conv(x, w)                ->  conv(x, dequantize(quantize(w)))   grouped convolutions, which no contraction takes
 
 Formats are static and one scale a tensor: those of the recipe's activations where products are taken (an override of a
 layer means its input), with `TABLE_BITS` more where a function is tabulated, and `ROW_BITS` wide in front of norms. A
@@ -20,23 +21,24 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from qcc.errors import Problem, RecipeError
-from qcc.ir.base import LEFT_IN_FLOAT, location_of, set_location
+from qcc.errors import Problem, RecipeError, UnsupportedOp
+from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of, set_location
 from qcc.ir.dims import product
-from qcc.ir.nn import ConvOp
-from qcc.ir.program import ProgramOp, WeightOp
+from qcc.ir.elementwise import BinaryOp, UnaryOp
+from qcc.ir.nn import ConvOp, LinearOp
+from qcc.ir.program import ConstantOp, ProgramOp, WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.shape import ReshapeOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode, is_whole
 from qcc.passes.integer_roles import Role, hands_on_codes, is_constant, is_known, is_made_whole, role_of
-from qcc.passes.layer_schemes import layer_name, matches
+from qcc.passes.layer_schemes import layer_name
 from qcc.recipes.load import load_recipe
 from qcc.recipes.model import ActivationScheme, Recipe, WeightScheme
 
@@ -60,11 +62,15 @@ class QuantizeValues(ModulePass):
 
         Raises:
             RecipeError: if activations have no static symmetric integer format of one scale a tensor.
+            UnsupportedOp: listing every operation on floats that has no integer form.
         """
         recipe = load_recipe(self.recipe)
         _refuse_formats(recipe)
         for conv in [one for one in op.walk() if isinstance(one, ConvOp)]:
             _quantize_filters(conv, recipe)
+        _refuse_floats(op)
+        for contract in [one for one in op.walk() if isinstance(one, ContractOp)]:
+            _take_input_as_it_is(contract)
         for program in [one for one in op.walk() if isinstance(one, ProgramOp)]:
             _Quantizers(recipe).rewrite(program)
 
@@ -94,6 +100,45 @@ def _misfit(scheme: ActivationScheme) -> str:
     return ""
 
 
+def _refuse_floats(module: ModuleOp) -> None:
+    """Refuse what no target without floats can compute, before samples are run for anything."""
+    problems: list[Problem] = []
+    for op in module.walk():
+        reason = op.attributes.get(LEFT_IN_FLOAT)
+        if isinstance(op, LinearOp | ConvOp) and isinstance(reason, StringAttr):
+            fix = "give it an integer format (overrides)"
+            problems.append(Problem(_place(op), f"{op.name} is left in float: {reason.data}", fix))
+        elif _computes_on_floats(op) and not is_known(op):
+            what = f"{op.function.data} of floats" if isinstance(op, BinaryOp | UnaryOp) else op.name
+            problems.append(Problem(_place(op), f"{what} has no integer form", "leave it out of the program"))
+    if problems:
+        raise UnsupportedOp(f"{len(problems)} operations cannot be computed in integers", problems)
+
+
+def _computes_on_floats(op: Operation) -> bool:
+    """Say whether an operation reads or makes floats that are computed at run time."""
+    if isinstance(op, ProgramOp | ModuleOp | QuantizeOp | DequantizeOp | WeightOp | ConstantOp):
+        return False
+    values = [*op.operands, *op.results]
+    floats = [one for one in values if type_of(one).qtype is None and type_of(one).is_float and not is_constant(one)]
+    return bool(floats)
+
+
+def _place(op: Operation) -> str:
+    layer = op.attributes.get(LAYER)
+    return " ".join(filter(None, [layer.data if isinstance(layer, StringAttr) else "", location_of(op)])) or op.name
+
+
+def _take_input_as_it_is(op: ContractOp) -> None:
+    """Leave the quantizer of an input to where the input is made; how sums are computed is not a choice any more."""
+    coded = op.input.owner
+    if isinstance(coded, QuantizeOp) and not coded.parameters:
+        op.operands[0] = coded.input
+        if not coded.result.uses:
+            Rewriter.erase_op(coded)
+    op.properties.pop("plan", None)
+
+
 def _quantize_filters(conv: ConvOp, recipe: Recipe) -> None:
     """Quantize the weights of a convolution as rows [O, C / groups * window]."""
     scheme = _weights_of(recipe, conv)
@@ -114,7 +159,7 @@ def _quantize_filters(conv: ConvOp, recipe: Recipe) -> None:
 def _weights_of(recipe: Recipe, conv: ConvOp) -> WeightScheme:
     name, scheme = layer_name(conv), recipe.weights
     for override in recipe.overrides:
-        if matches(override, name):
+        if override.matches(name):
             scheme = override.weights or scheme
     return scheme
 
@@ -199,7 +244,7 @@ class _Quantizers:
             return self._base
         name, scheme = layer_name(op), self._recipe.activations
         for override in self._recipe.overrides:
-            if matches(override, name):
+            if override.matches(name):
                 scheme = override.activations or scheme
         return scheme.qtype()
 

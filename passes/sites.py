@@ -13,8 +13,11 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.ir.base import QccOperation
 from qcc.ir.elementwise import BinaryOp, UnaryOp
+from qcc.ir.gather import IndexUpdateOp, SliceUpdateOp
 from qcc.ir.nn import LinearOp
 from qcc.ir.shape import ReshapeOp, TransposeOp
+from qcc.ir.storage import CacheOp
+from qcc.ir.transform import RotateOp
 from qcc.ir.transformer import AttentionOp, NormOp
 from qcc.passes.channels import Place
 from qcc.passes.fold_norm import layers_behind
@@ -28,8 +31,20 @@ def norm_sites(module: ModuleOp) -> list[tuple[QccOperation, Place]]:
 
 
 def key_sites(module: ModuleOp) -> list[tuple[QccOperation, Place]]:
-    """Return the keys of every attention, by head and channel."""
-    return [(op, space_on(op.key, [1, 3])) for op in module.walk() if isinstance(op, AttentionOp)]
+    """Return the keys of every attention, by head and channel.
+
+    Keys that a rotation has spread over the channels are none: no channel of them stands out.
+    """
+    found = [op for op in module.walk() if isinstance(op, AttentionOp) and not _is_rotated(op.key)]
+    return [(op, space_on(op.key, [1, 3])) for op in found]
+
+
+def _is_rotated(value: SSAValue) -> bool:
+    owner = value.owner
+    while isinstance(owner, ReshapeOp | TransposeOp | IndexUpdateOp | SliceUpdateOp | CacheOp):
+        written = isinstance(owner, IndexUpdateOp | SliceUpdateOp | CacheOp)
+        owner = owner.operands[1 if written else 0].owner
+    return isinstance(owner, RotateOp)
 
 
 def value_sites(module: ModuleOp) -> list[tuple[QccOperation, Place]]:

@@ -12,6 +12,8 @@ at a time; layers that read one value share it.
 
 from __future__ import annotations
 
+import hashlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,13 +25,14 @@ from xdsl.rewriter import Rewriter
 
 from qcc.errors import Problem, QccError, ShapeError
 from qcc.ir.base import SOLVER
-from qcc.ir.context import calibration_of, store_of
+from qcc.ir.context import QccContext, calibration_of, store_of
 from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 from qcc.passes.float_view import FloatView, float_view, solved_key
 from qcc.passes.solvers.table import SOLVERS, Solver
+from qcc.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,6 +126,7 @@ def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
     for node in (node for nodes in layers.values() for node in nodes):
         weights[_key(node)] = _float_weight(node, store)
     walk = calibration.walk(view.module, weights)
+    solver = _Solving(ctx, store, sum(map(len, layers.values())))
     for value, nodes in layers.items():
         hessian = None
         if any(_solver(one).reads_samples for one in nodes):
@@ -131,10 +135,54 @@ def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
             _refuse_not_finite(hessian, nodes)
         for node in nodes:
             if _key(node) not in store:
-                _solve(node, store, None if hessian is None else hessian.matrix)
+                solver.solve(node, hessian)
                 walk.replace_weight(
                     _key(node), dequantize(store.quantized(_key(node)), _float_weight(node, store).dtype)
                 )
+
+
+class _Solving:
+    """Solves weights one by one: says how far it is, and takes what was kept from a compilation that was stopped."""
+
+    def __init__(self, ctx: Context, store: WeightStore, total: int) -> None:
+        self._store, self._total, self._done = store, total, 0
+        self._say = ctx.say if isinstance(ctx, QccContext) else None
+        self._kept = ctx.kept if isinstance(ctx, QccContext) else None
+        self._start = time.perf_counter()
+
+    def solve(self, node: QuantizeOp, hessian: Hessian | None) -> None:
+        """Put the codes of a weight in the store."""
+        self._tell(node)
+        self._done += 1
+        matrix = None if hessian is None else hessian.matrix
+        if self._kept is None or matrix is None:
+            _solve(node, self._store, matrix)
+            return
+        weight = _float_weight(node, self._store)
+        digest = _digest(_solver_name(node), str(_qtype(node)), weight, matrix)
+        found = self._kept.get(digest)
+        if found is None or found.qtype != _qtype(node) or found.shape != tuple(weight.shape):
+            _solve(node, self._store, matrix)
+            self._kept.put(digest, self._store.quantized(_key(node)))
+        else:
+            self._store[_key(node)] = found
+
+    def _tell(self, node: QuantizeOp) -> None:
+        if self._say is None:
+            return
+        passed = time.perf_counter() - self._start
+        left = f", about {passed / self._done * (self._total - self._done):.0f} s left" if self._done else ""
+        self._say(f"solving {_key(node).split(':')[0]}, {self._done + 1} of {self._total}{left}")
+
+
+def _digest(solver: str, qtype: str, weight: Tensor, hessian: Tensor) -> str:
+    """Return a digest of everything that the codes of a weight depend on."""
+    import torch
+
+    found = hashlib.sha256(f"{solver}\n{qtype}\n{__version__}\n{weight.dtype} {tuple(weight.shape)}\n".encode())
+    for tensor in (weight, hessian):
+        found.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:

@@ -19,6 +19,12 @@ def _assign_formats() -> type[ModulePass]:
     return AssignFormats
 
 
+def _awq() -> type[ModulePass]:
+    from qcc.passes.awq import Awq
+
+    return Awq
+
+
 def _calibrate() -> type[ModulePass]:
     from qcc.passes.calibrate import Calibrate
 
@@ -35,6 +41,18 @@ def _centre_streams() -> type[ModulePass]:
     from qcc.passes.centre_streams import CentreStreams
 
     return CentreStreams
+
+
+def _diagonal() -> type[ModulePass]:
+    from qcc.passes.diagonal import DiagonalScale
+
+    return DiagonalScale
+
+
+def _expand_k() -> type[ModulePass]:
+    from qcc.passes.expand_k import ExpandK
+
+    return ExpandK
 
 
 def _fold_batch_norm() -> type[ModulePass]:
@@ -79,10 +97,28 @@ def _lower_integer() -> type[ModulePass]:
     return LowerInteger
 
 
+def _lower_transforms() -> type[ModulePass]:
+    from qcc.passes.lower_transforms import LowerTransforms
+
+    return LowerTransforms
+
+
+def _permute() -> type[ModulePass]:
+    from qcc.passes.permute import Permute
+
+    return Permute
+
+
 def _prove_overflow() -> type[ModulePass]:
     from qcc.passes.prove_overflow import ProveOverflow
 
     return ProveOverflow
+
+
+def _qsm() -> type[ModulePass]:
+    from qcc.passes.qsm import Qsm
+
+    return Qsm
 
 
 def _quantize_values() -> type[ModulePass]:
@@ -157,6 +193,18 @@ def _select_plans() -> type[ModulePass]:
     return SelectPlans
 
 
+def _smooth() -> type[ModulePass]:
+    from qcc.passes.smooth import Smooth
+
+    return Smooth
+
+
+def _smooth_attention() -> type[ModulePass]:
+    from qcc.passes.smooth_attention import SmoothAttention
+
+    return SmoothAttention
+
+
 def _solve_weights() -> type[ModulePass]:
     from qcc.passes.solve_weights import SolveWeights
 
@@ -166,9 +214,12 @@ def _solve_weights() -> type[ModulePass]:
 PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "annotate-groups": _annotate_groups,
     "assign-formats": _assign_formats,
+    "awq": _awq,
     "calibrate": _calibrate,
     "canonicalize": _canonicalize,
     "centre-streams": _centre_streams,
+    "diagonal": _diagonal,
+    "expand-k": _expand_k,
     "fold-batch-norm": _fold_batch_norm,
     "fold-constants": _fold_constants,
     "fold-norm": _fold_norm,
@@ -176,7 +227,10 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "fuse-prologue": _fuse_prologue,
     "lower-conv": _lower_conv,
     "lower-integer": _lower_integer,
+    "lower-transforms": _lower_transforms,
+    "permute": _permute,
     "prove-overflow": _prove_overflow,
+    "qsm": _qsm,
     "quantize-values": _quantize_values,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
@@ -189,6 +243,8 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "rotate-values": _rotate_values,
     "round-folds": _round_folds,
     "select-plans": _select_plans,
+    "smooth": _smooth,
+    "smooth-attention": _smooth_attention,
     "solve-weights": _solve_weights,
 }
 """Name on the command line -> loader of the pass."""

@@ -9,30 +9,45 @@ from __future__ import annotations
 from xdsl.passes import ModulePass
 
 from qcc.passes.annotate_groups import AnnotateGroups
+from qcc.passes.awq import Awq
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.centre_streams import CentreStreams
+from qcc.passes.diagonal import DiagonalScale
+from qcc.passes.expand_k import ExpandK
 from qcc.passes.fold_batch_norm import FoldBatchNorm
 from qcc.passes.fold_norm import FoldNorm
+from qcc.passes.permute import Permute
+from qcc.passes.qsm import Qsm
 from qcc.passes.rotate_activations import RotateActivations
 from qcc.passes.rotate_keys import RotateKeys
 from qcc.passes.rotate_streams import RotateStreams
 from qcc.passes.rotate_values import RotateValues
 from qcc.passes.round_folds import RoundFolds
+from qcc.passes.smooth import Smooth
+from qcc.passes.smooth_attention import SmoothAttention
 from qcc.recipes.model import Recipe, Transform
-
-AVAILABLE: tuple[Transform, ...] = ("fold_norm", "rotate")
-"""The transforms that have passes, in their order."""
 
 
 def transforming(recipe: Recipe) -> list[ModulePass]:
     """Return the passes of a recipe's transforms, whatever their order in the recipe."""
     wanted = set(recipe.transforms)
+    text, illegal = recipe.model_dump_json(), recipe.illegal_folds
     passes: list[ModulePass] = []
     rotates = "rotate" in wanted
     if "fold_norm" in wanted or (rotates and recipe.rotate.r1):
         passes += _norms(recipe)
     if rotates:
         passes += _rotations(recipe)
+    later: list[tuple[Transform, ModulePass]] = [
+        ("permute", Permute(recipe.permute.by, illegal)),
+        ("diagonal", DiagonalScale(text, illegal)),
+        ("smooth", Smooth(recipe.smooth.alpha, illegal)),
+        ("awq", Awq(text, illegal)),
+        ("smooth_attention", SmoothAttention(recipe.smooth_attention.alpha, illegal)),
+        ("qsm", Qsm(text, recipe.qsm.clip, illegal)),
+        ("expand_k", ExpandK(recipe.expand_k.share, recipe.expand_k.multiple, recipe.expand_k.drop)),
+    ]
+    passes += [one for name, one in later if name in wanted]
     return [*passes, RoundFolds(), Canonicalize(), AnnotateGroups()] if passes else []
 
 

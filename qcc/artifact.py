@@ -11,11 +11,14 @@ import io
 import json
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +31,8 @@ PROGRAM = "program.mlir"
 WEIGHTS = "weights.safetensors"
 FORMAT = "qcc-artifact"
 VERSION = 1
+DIGEST = "digest"
+"""Key of the manifest's own checksum."""
 
 
 class _Strict(BaseModel):
@@ -111,9 +116,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         if path.is_file() and path.name != MANIFEST
     }
     complete = manifest.model_copy(update={"files": files})
-    text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True)
-    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+    (folder / MANIFEST).write_text(manifest_text(complete.model_dump(mode="json")), "utf-8")
     return complete
+
+
+def manifest_text(data: Mapping[str, Any]) -> str:
+    """Write a manifest as JSON, with the checksum of everything else in it."""
+    return json.dumps({**data, DIGEST: _own_digest(data)}, indent=1, sort_keys=True) + "\n"
+
+
+def _own_digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
@@ -134,6 +147,8 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
                 f"{folder}: artifact version {data.get('version')}, this qcc reads version {VERSION}",
                 fix="compile the model again, or install the qcc that wrote it",
             )
+        if data.pop(DIGEST, None) != _own_digest(data):
+            raise CheckpointError(f"{path}: the manifest is damaged (checksum)", fix="compile the model again")
         manifest = Manifest.model_validate(data)
     except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
         raise CheckpointError(f"{path}: the manifest is damaged ({str(error).splitlines()[0]})") from error
@@ -190,27 +205,47 @@ def _replace(new: Path, out: Path) -> None:
 
 
 def zip_folder(folder: Path, path: Path) -> None:
-    """Write a folder as a zip whose bytes depend on the contents only."""
+    """Write a folder as a zip whose bytes depend on the contents only; members are stored uncompressed."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(one for one in folder.rglob("*") if one.is_file()):
             info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
-            info.external_attr = (file.stat().st_mode & 0o777) << 16
-            archive.writestr(info, file.read_bytes())
+            info.external_attr, info.file_size = (file.stat().st_mode & 0o777) << 16, file.stat().st_size
+            with file.open("rb") as source, archive.open(info, "w") as member:
+                shutil.copyfileobj(source, member, 1 << 20)
+
+
+# what the standard library raises on archives with damaged headers
+_DAMAGED = (
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def unzip(source: Path | bytes, folder: Path) -> None:
     """Unpack a zipped artifact into an empty folder.
 
     Raises:
-        CheckpointError: if it is no zip, is truncated, or holds a path that leads out of the folder.
+        CheckpointError: if it is no zip, is truncated or damaged, or holds what `zip_folder` never writes: compressed
+            members, two of one name, or a path that leads out of the folder.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+            names: set[str] = set()
             for info in archive.infolist():
+                if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                    raise CheckpointError(f"'{info.filename}' in the archive is compressed: qcc did not write it")
+                if info.filename in names:
+                    raise CheckpointError(f"the archive holds '{info.filename}' twice")
                 if not (folder / info.filename).resolve().is_relative_to(folder.resolve()):
                     raise CheckpointError(f"the archive holds '{info.filename}', which leads outside")
+                names.add(info.filename)
                 target = archive.extract(info, folder)
-                if mode := info.external_attr >> 16:
-                    os.chmod(target, mode & 0o777)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise CheckpointError(f"not a readable artifact: {error}") from error
+                os.chmod(target, (info.external_attr >> 16) & 0o777 | 0o600)
+    except _DAMAGED as error:
+        raise CheckpointError(f"not a readable artifact: {error}", fix="save or copy it again") from error

@@ -76,7 +76,7 @@ def compile_(
     recipe: Annotated[
         str, typer.Option(help="A recipe's name (see `qcc recipes`) or the path of a YAML file.")
     ] = "w8a8",
-    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton.")] = "cpu",
+    target: Annotated[str, typer.Option(help="What to emit code for: cpu, triton, hls.")] = "cpu",
     calib: Annotated[
         Path | None, typer.Option(help="Samples for static scales and solvers: .safetensors, .npz, or text by lines.")
     ] = None,
@@ -85,7 +85,7 @@ def compile_(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="name=PREFIX of files and functions; plan=PLAN or PATTERN=PLAN,...; rows=N to weigh plans by.",
+            help="name=PREFIX; plan=PLAN or PATTERN=PLAN,...; rows=N; of hls: part, clock_ns, target_fps, folding.",
         ),
     ] = None,
     arch: Annotated[str, typer.Option(help="GPU architectures of target triton; default sm_80,sm_90,sm_100.")] = "",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, written_aside, zip_folder
 from qcc.backends.targets import backend_of
+from qcc.cache import Cache
 from qcc.calling import flatten_arguments, unflatten_results
 from qcc.coverage import bits_text
 from qcc.errors import CheckpointError, ShapeError
@@ -23,6 +24,8 @@ from qcc.inspection import read_module
 from qcc.ir.binding import bind_symbols
 from qcc.ir.program import ProgramOp, StateOp, program_of
 
+ARTIFACT = "model.qcc"
+"""Name of an artifact's folder in an entry of the cache."""
 EXAMPLE = "golden/example.safetensors"
 
 
@@ -103,8 +106,15 @@ class Compiled:
         return "\n".join([f"{console.export_text()}{self.summary()}", *lines, ""])
 
     def save(self, path: str | Path) -> None:
-        """Write the artifact to a folder, or to one file if the name ends in `.zip`."""
+        """Write the artifact to a folder, or to one file if the name ends in `.zip`.
+
+        Raises:
+            CheckpointError: if the folder that it was loaded from is gone.
+            QccError: if there is something else of that name.
+        """
         target = Path(path)
+        if not (self.folder / "manifest.json").is_file():
+            raise CheckpointError(f"{self.folder}: the artifact is gone", fix="load it again, then save")
         if target.suffix == ".zip":
             partial = target.with_name(f".{target.name}.partial")
             try:
@@ -164,6 +174,8 @@ def layer_table(coverage: Coverage) -> Table:
 def load(source: str | Path | bytes, *, threads: int = 0) -> Compiled:
     """Load an artifact from a folder, a zip, or the bytes of a zip. `threads` 0 takes every core.
 
+    A zip is unpacked into the compile cache once, by the hash of its bytes; weights are mapped from there.
+
     Raises:
         CheckpointError: if it is missing, damaged, of another kind, or of a newer version.
     """
@@ -172,8 +184,19 @@ def load(source: str | Path | bytes, *, threads: int = 0) -> Compiled:
         if path.is_dir():
             return Compiled(path, threads=threads)
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such artifact")
-        source = path.read_bytes()
-    scratch = tempfile.TemporaryDirectory(prefix="qcc-")
-    unzip(source, Path(scratch.name))
-    return Compiled(Path(scratch.name), threads=threads, keep=scratch)
+            raise CheckpointError(f"{path}: no such artifact", fix="give what `qcc compile -o` wrote")
+    blob = source if isinstance(source, bytes) else Path(source)
+
+    def unpack(folder: Path) -> None:
+        (folder / ARTIFACT).mkdir()
+        unzip(blob, folder / ARTIFACT)
+        read_manifest(folder / ARTIFACT)
+
+    return Compiled(Cache().get("artifact", _digest(blob), unpack) / ARTIFACT, threads=threads, checked=True)
+
+
+def _digest(source: Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.artifact import Coverage, LayerEntry
 from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of
+from qcc.ir.integer import IntegerContractOp
 from qcc.ir.kernel import kernel_of, origin_of
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import StateOp, WeightOp
@@ -102,7 +103,7 @@ def _type_bytes(kind: TensorType) -> int:
 
 
 def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry | None:
-    if isinstance(op, ContractOp):
+    if isinstance(op, ContractOp | IntegerContractOp):
         return _quantized_layer(op, store, originals)
     reason = op.attributes.get(LEFT_IN_FLOAT)
     if not isinstance(op, LinearOp | ConvOp) or not isinstance(reason, StringAttr):
@@ -120,8 +121,11 @@ def _layer(op: Operation, store: WeightStore | None, originals: Mapping[str, tor
     )
 
 
-def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor]) -> LayerEntry:
+def _quantized_layer(
+    op: ContractOp | IntegerContractOp, store: WeightStore | None, originals: Mapping[str, torch.Tensor]
+) -> LayerEntry:
     kind, source = type_of(op.weight), type_of(op.input)
+    plan = "integer" if isinstance(op, IntegerContractOp) else "" if op.plan is None else str(op.plan.data.value)
     shape, kernel = kind.static_shape or (), kernel_of(op)
     assert kind.qtype is not None
     return LayerEntry(
@@ -131,7 +135,7 @@ def _quantized_layer(op: ContractOp, store: WeightStore | None, originals: Mappi
         activations=source.scalar if source.qtype is None else str(source.qtype),
         bits_per_weight=bits_per_weight(kind.qtype, shape),
         bytes=_type_bytes(kind),
-        plan="" if op.plan is None else str(op.plan.data.value),
+        plan=plan,
         why="" if kernel is None or kernel.why is None else kernel.why.data,
         weight_sqnr_db=_sqnr(op.weight, store, originals),
     )

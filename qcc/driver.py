@@ -26,7 +26,7 @@ from qcc.cache import Cache
 from qcc.calibrate.run import SampleRun
 from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature, nest_arguments
-from qcc.compiled import EXAMPLE, Compiled, load
+from qcc.compiled import ARTIFACT, EXAMPLE, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
 from qcc.errors import QccError
 from qcc.frontend.export import Imported, import_program
@@ -36,8 +36,9 @@ from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
+from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
-from qcc.passes.pipeline import planning, run_passes, solving, targeting
+from qcc.passes.pipeline import lowering, planning, run_passes, solving, targeting
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
 from qcc.report.build import Subject, report_where_cheap
 from qcc.report.files import write_report
@@ -49,7 +50,6 @@ from qcc.version import __version__
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 Say = Callable[[str], None]
-ARTIFACT = "model.qcc"
 
 
 def _silent(text: str) -> None:
@@ -154,7 +154,8 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
     calibration = _calibration(imported, None, options.calib, source)
-    run_passes(planning(recipe), QccContext(imported.store, calibration), imported.module)
+    planned = planning(recipe, integer_only=backend.capabilities.integer_only)
+    run_passes(planned, QccContext(imported.store, calibration), imported.module)
     admit(imported.module, backend.capabilities)
     run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
@@ -202,11 +203,15 @@ def _build(
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    run_passes(planning(recipe), QccContext(store, calibration), module, trace.after)
+    integer_only = backend.capabilities.integer_only
+    planned = planning(recipe, integer_only=integer_only)
+    run_passes(planned, QccContext(store, calibration), module, trace.after)
     admit(module, backend.capabilities)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
-    run_passes(solving(), QccContext(store, calibration), module, trace.after)
+    kept = kept_beside(output)
+    run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
+    run_passes(lowering(integer_only=integer_only), QccContext(store), module, trace.after)
     run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     if options.strict:
@@ -244,6 +249,7 @@ def _build(
                 coverage=coverage,
             ),
         )
+    kept.discard()
     return Compiled(output, threads=options.threads)
 
 

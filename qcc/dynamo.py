@@ -24,6 +24,7 @@ from qcc.driver import Options, compile_program
 from qcc.errors import Problem, QccError, RecipeError
 from qcc.frontend.aten_table import DROPPED, IN_PLACE, TABLE
 from qcc.frontend.place import place_of
+from qcc.jit.calibration import Calls, samples_of
 from qcc.jit.gradients import FIX, refusing_gradients
 from qcc.jit.graph import CompiledGraph
 from qcc.jit.options import JitOptions, read_options
@@ -59,7 +60,11 @@ def backend(
     stored = stored_inputs(graph, examples)
     _refuse_gradients(examples)
     target = target_of(examples, wanted.target)
-    compiler = _Compiler(wanted, target, _layer_names(modules, [one.name for one in stored]))
+    names = _layer_names(modules, [one.name for one in stored])
+    compiler = _Compiler(wanted, target, architectures_of(examples), names)
+    samples = (
+        None if wanted.calibration is None else samples_of(graph, examples, wanted.calibration, _parameters_in_scope())
+    )
     made: list[CompiledGraph] = []
 
     def take(functional: GraphModule, _: Sequence[Any]) -> CompiledGraph:
@@ -67,7 +72,9 @@ def backend(
         same = sum(node.op == "placeholder" for node in functional.graph.nodes) == len(examples)
         written = _written()
         constant = [one for one in stored if same and one.position not in written]
-        made.append(CompiledGraph(functional, constant, compiler.compile, compiler.tell, strict=wanted.strict))
+        made.append(
+            CompiledGraph(functional, constant, compiler.compile, compiler.tell, samples=samples, strict=wanted.strict)
+        )
         return made[-1]
 
     with torch.no_grad():
@@ -85,7 +92,9 @@ def target_of(examples: Iterable[Any], wish: str = "") -> str:
     Raises:
         QccError: if they lie on several devices, on one that no target serves, or on another than the wished target's.
     """
-    devices = sorted({one.device.type for one in examples if isinstance(one, torch.Tensor)})
+    tensors = [one for one in examples if isinstance(one, torch.Tensor)]
+    # numbers come as tensors of rank 0 on the CPU, wherever the model is
+    devices = sorted({one.device.type for one in tensors if one.ndim} or {one.device.type for one in tensors})
     if len(devices) > 1:
         raise QccError(f"the tensors of one graph lie on {' and '.join(devices)}", fix="move model and inputs to one")
     device = devices[0] if devices else "cpu"
@@ -97,6 +106,13 @@ def target_of(examples: Iterable[Any], wish: str = "") -> str:
     return _TARGETS[device]
 
 
+def architectures_of(examples: Iterable[Any]) -> tuple[str, ...]:
+    """Return the architectures of the GPUs that some tensors lie on, as `sm_90`; none for tensors on the CPU."""
+    devices = {one.device for one in examples if isinstance(one, torch.Tensor) and one.device.type == "cuda"}
+    capabilities = {torch.cuda.get_device_capability(one) for one in devices}
+    return tuple(f"sm_{major}{minor}" for major, minor in sorted(capabilities))
+
+
 _TARGETS = {"cpu": "cpu", "cuda": "triton"}
 
 
@@ -106,9 +122,10 @@ class _Compiler:
 
     options: JitOptions
     target: str
+    arch: tuple[str, ...]
     names: frozenset[str]
 
-    def compile(self, group: GroupProgram, layers: tuple[str, ...]) -> Compiled:
+    def compile(self, group: GroupProgram, layers: tuple[str, ...], calls: Calls | None) -> Compiled:
         """Compile a group by the recipe; its overrides are those that match one of its layers."""
         recipe = self.options.recipe
         unknown = [one for one in recipe.overrides if not any(map(one.matches, {*self.names, *layers}))]
@@ -116,8 +133,10 @@ class _Compiler:
             problems = [Problem(f"overrides: {one.match}", "matches no layer") for one in unknown]
             raise RecipeError("the recipe does not fit the model", problems, fix=f"layers: {', '.join(layers[:4])}")
         chosen = tuple(one for one in recipe.overrides if any(map(one.matches, layers)))
-        options = Options(recipe=recipe.model_copy(update={"overrides": chosen}), target=self.target, golden=False)
-        return compile_program(group.program, options, None, Cache(self.options.cache_dir))
+        options = Options(
+            recipe=recipe.model_copy(update={"overrides": chosen}), target=self.target, arch=self.arch, golden=False
+        )
+        return compile_program(group.program, options, calls, Cache(self.options.cache_dir))
 
     def tell(self, summary: GraphSummary) -> None:
         """Say what became of the graph, once."""
@@ -156,6 +175,16 @@ def _modules_in_scope() -> list[torch.nn.Module]:
     except AttributeError:
         return []
     return [one for one in found if isinstance(one, torch.nn.Module)]
+
+
+def _parameters_in_scope() -> list[str]:
+    """Return the names of the parameters of the function that Dynamo is capturing, in order, without the module."""
+    try:
+        code = InstructionTranslator.current_tx().f_code
+    except AttributeError:
+        return []
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return [one for index, one in enumerate(names) if index or one != "self"]
 
 
 def _layer_names(modules: Iterable[torch.nn.Module], stored: Iterable[str]) -> frozenset[str]:

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation, OpResult
+from xdsl.ir import Operation, OpResult, SSAValue
 
 from qcc.backends.base import ContractCase, Golden, ModelCall, ModelCase, Tolerance
 from qcc.interpreter import Interpreter
 from qcc.interpreter.contraction import corrected_sums
 from qcc.ir.binding import bind_symbols
+from qcc.ir.integer import CodesOp
 from qcc.ir.kernel import contracts_of, origin_of
 from qcc.ir.program import ProgramOp, StateOp, program_of
 from qcc.ir.quant import QuantizeOp
@@ -22,7 +23,7 @@ from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.tensor import Parameters, QuantizedTensor
-from qcc.sample import golden_sizes, resized_inputs
+from qcc.sample import golden_sizes, resized_inputs, varied_inputs
 
 Tensors = Mapping[str, torch.Tensor]
 Seen = dict[Operation, tuple[torch.Tensor | QuantizedTensor, ...]]
@@ -32,6 +33,12 @@ FLOAT_TOLERANCE = Tolerance(relative=2e-5, absolute=1e-6)
 
 HALF_TOLERANCE = Tolerance(relative=3e-2, absolute=1e-6)
 """Programs in float16 or bfloat16 are computed in float32: they differ by the rounding they leave out."""
+
+EXACT = Tolerance(relative=0.0)
+"""Integer-only programs are the same everywhere: between input and output quantizer nothing is rounded in floats."""
+
+VARIATIONS = 4
+"""Inputs besides the example that an integer-only program is run on."""
 
 LEAST_NOISE = 1e-3
 """Quantized programs may differ by this much even where quantization itself changed less."""
@@ -57,9 +64,21 @@ def golden_of(
         calls = [resized_inputs(program, example, symbols)] * times
         name = "example" if not index else ", ".join(f"{key} = {value}" for key, value in symbols.items())
         cases.append(_model_case(module, store, name, calls, seen if not index else None))
+    if _is_exact(program):
+        cases += [
+            _model_case(module, store, f"variation {index + 1}", [inputs], None)
+            for index, inputs in enumerate(varied_inputs(example, VARIATIONS))
+        ]
     tolerance = _tolerance(program, cases, float_module, float_store)
     models = tuple(replace(case, tolerance=tolerance) for case in cases)
-    return Golden(models, tuple(_contract_cases(program, seen)))
+    inputs = (example[name] for name in program.input_names)
+    given: dict[SSAValue, torch.Tensor] = dict(zip(program.body.block.args, inputs, strict=True))
+    return Golden(models, tuple(_contract_cases(program, seen, given)))
+
+
+def _is_exact(program: ProgramOp) -> bool:
+    """Say whether a program computes with integers alone between its quantizers."""
+    return any(isinstance(op, CodesOp) for op in program.body.walk())
 
 
 def _tolerance(
@@ -72,6 +91,8 @@ def _tolerance(
     Two exact executions may so differ by up to the noise of quantization, which is measured here. What is bit for bit
     is compared bit for bit, contraction by contraction.
     """
+    if _is_exact(program):
+        return EXACT
     if not any(isinstance(op, QuantizeOp) for op in program.body.walk()):
         half = any(type_of(value).scalar in ("f16", "bf16") for value in program.terminator.values)
         return HALF_TOLERANCE if half else FLOAT_TOLERANCE
@@ -101,7 +122,7 @@ def _model_case(
     return ModelCase(name, tuple(done), FLOAT_TOLERANCE)
 
 
-def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
+def _contract_cases(program: ProgramOp, seen: Seen, given: Mapping[SSAValue, torch.Tensor]) -> list[ContractCase]:
     quantized = [op for op in contracts_of(program) if type_of(op.input).qtype is not None]
     cases: list[ContractCase] = []
     for index, op in enumerate(quantized):
@@ -109,7 +130,7 @@ def _contract_cases(program: ProgramOp, seen: Seen) -> list[ContractCase]:
         if not isinstance(source, QuantizeOp) or not isinstance(weight, Operation):
             continue
         codes, weights = seen[source][0], seen[weight][0]
-        rows = _rows_of(source, seen)
+        rows = _rows_of(source, seen, given)
         if not isinstance(codes, QuantizedTensor) or not isinstance(weights, QuantizedTensor) or rows is None:
             continue
         if not _sums_are_golden(codes.qtype, weights.qtype):
@@ -134,12 +155,10 @@ def _sums_are_golden(activation: QType, weight: QType) -> bool:
     return plain and activation.zero is None and len(activation.levels) == 1 and sums_integers(activation, weight)
 
 
-def _rows_of(op: QuantizeOp, seen: Seen) -> torch.Tensor | None:
-    """Return the float tensor that was quantized, unless it is a program input."""
+def _rows_of(op: QuantizeOp, seen: Seen, given: Mapping[SSAValue, torch.Tensor]) -> torch.Tensor | None:
+    """Return the float tensor that was quantized: the result of an operation, or an input of the program."""
     source = origin_of(op.input)
-    if not isinstance(source, OpResult):
-        return None
-    value = seen[source.op][source.index]
+    value = seen[source.op][source.index] if isinstance(source, OpResult) else given.get(source)
     return value if isinstance(value, torch.Tensor) else None
 
 

@@ -28,6 +28,26 @@ def resized_inputs(
     return result
 
 
+def varied_inputs(example: Mapping[str, torch.Tensor], count: int) -> list[dict[str, torch.Tensor]]:
+    """Return `count` variations of inputs: elements rolled, floats scaled up and down, once with what is no number.
+
+    Integers stay ones that the model was exported with, so that indices stay in range.
+    """
+    special = torch.tensor([float("nan"), float("inf"), float("-inf"), -0.0, 1e-40])
+    found: list[dict[str, torch.Tensor]] = []
+    for index in range(count):
+        inputs: dict[str, torch.Tensor] = {}
+        for name, value in example.items():
+            rolled = value.flatten().roll(index + 1)
+            if value.is_floating_point():
+                rolled = rolled * (-1.5) ** index
+                if index == 0:
+                    rolled[: len(special)] = special[: rolled.numel()].to(rolled.dtype)
+            inputs[name] = rolled.reshape(value.shape)
+        found.append(inputs)
+    return found
+
+
 def clamp_to_range(program: ProgramOp, symbol: str, value: int) -> int:
     """Move a size into the range that a symbol was exported with."""
     low, high = program.symbol_ranges[symbol]

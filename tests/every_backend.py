@@ -14,7 +14,7 @@ from torch.export import Dim
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.admission import admit
-from qcc.backends.base import Backend, BackendOptions, ContractCase, Golden
+from qcc.backends.base import Backend, BackendOptions, ContractCase, Golden, Tolerance
 from qcc.backends.cpu.backend import CpuBackend
 from qcc.backends.cpu.build import find_compiler
 from qcc.backends.triton.architectures import ARCHITECTURES
@@ -52,6 +52,11 @@ class Quantized:
     store: WeightStore
     golden: Golden
 
+    def within(self, tolerance: Tolerance) -> Quantized:
+        """Ask for outputs that are closer than what quantization itself changed."""
+        models = tuple(replace(case, tolerance=tolerance) for case in self.golden.models)
+        return replace(self, golden=replace(self.golden, models=models))
+
     def shaped_for(self, backend: Backend, plan: str = "") -> ModuleOp:
         """Return the module in the kernels of a target; the weights are the same."""
         target, module = backend.capabilities, self.module.clone()
@@ -65,9 +70,12 @@ class Quantized:
         return module
 
 
-def quantized(model: nn.Module, example: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> Quantized:
-    """Quantize a model once, and run the interpreter on an example and on other sizes of its first axis."""
-    sizes = {name: {0: Dim.DYNAMIC} if value.shape[0] > 1 else None for name, value in example.items()}
+def quantized(
+    model: nn.Module, example: Mapping[str, Tensor], recipe: Mapping[str, Any], *, static: bool = False
+) -> Quantized:
+    """Quantize a model once, and run the interpreter on an example, and unless `static` on other sizes of its rows."""
+    grows = {name: not static and value.shape[0] > 1 for name, value in example.items()}
+    sizes = {name: {0: Dim.DYNAMIC} if grown else None for name, grown in grows.items()}
     with torch.no_grad():
         program = torch.export.export(model.eval(), (), dict(example), dynamic_shapes=sizes)
     imported = import_program(program)

@@ -68,7 +68,9 @@ class Net:
         bias: bool = True,
     ) -> IntegerContractOp:
         """Multiply with random weights of a format."""
-        k = type_of(SSAValue.get(value)).static_shape[-1] // groups  # type: ignore[index]
+        columns = type_of(SSAValue.get(value)).shape[-1].constant
+        assert columns is not None
+        k = columns // groups
         weights = torch.randn(n, k, generator=self.random)
         key = self.store.fresh_key("q")
         self.store[key] = quantize(weights, parse_qtype(text))

@@ -37,6 +37,7 @@ class HlsBackend:
             weight_bits=range(1, 9),
             activation_bits=range(1, 9),
             epilogues=EPILOGUES,
+            integer_only=True,
             settings=KEYS,
             check_settings=read_hls_settings,
         )

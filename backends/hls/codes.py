@@ -60,7 +60,8 @@ class Codes:
 
 def choose_codes(weights: Array) -> Codes:
     """Choose the narrowest code for int64 weights: signs, powers of two by their exponents, or two's complement."""
-    plain = width_of(int(weights.min()), int(weights.max()))
+    # of two's complement: 0 and 1 take two bits
+    plain = width_of(min(int(weights.min()), -1), int(weights.max()))
     found = np.abs(weights).ravel()
     magnitudes = np.flatnonzero(np.bincount(found)) if plain <= 16 else np.unique(found)
     if magnitudes.tolist() == [1]:

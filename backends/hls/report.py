@@ -17,6 +17,8 @@ from qcc.backends.hls.units import Cost
 from qcc.errors import CheckpointError
 
 REPORT = "report.json"
+SECTIONS = "sections.json"
+UNIT_COLUMNS = ("name", "layer", "unit", "pe", "simd", "interval_cycles", "lut", "ff", "dsp", "bram18")
 NOTE = "estimates from formulas; not run through Vitis or Vivado"
 
 
@@ -42,7 +44,14 @@ def design_report(design: Design, settings: HlsSettings, timing: Timing) -> dict
         "smallest_part": smallest.name if smallest else None,
         "layers": [_layer(one) for one in design.nodes],
         "fifos": [
-            {"name": one.name, "from": one.writer, "to": one.reader, "depth": one.depth, "bits": one.bits}
+            {
+                "name": one.name,
+                "from": one.writer,
+                "to": one.reader,
+                "depth": one.depth,
+                "bits": one.bits,
+                "needed": one.needed,
+            }
             for one in design.fifos
         ],
         "memories": [{"name": f"weights_{built.node.name}", "layer": built.node.layer} for built, _ in design.loads()],
@@ -95,21 +104,48 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def sections(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tables that `qcc report` shows: the design, its units, and its FIFOs deeper than two."""
+    units = [[one[key] for key in UNIT_COLUMNS] for one in report["layers"]]
+    deep = [one for one in report["fifos"] if one["depth"] > 2]
+    use = [[name.upper(), report["estimate"][name], f"{share:.1%}"] for name, share in report["use"].items()]
+    return [
+        {
+            "title": "FPGA units",
+            "columns": ["unit", "layer", "kind", "PE", "SIMD", "cycles", "LUT", "FF", "DSP", "BRAM18"],
+            "rows": units,
+            "note": NOTE,
+        },
+        {
+            "title": f"FIFOs deeper than 2 ({len(deep)} of {len(report['fifos'])})",
+            "columns": ["FIFO", "depth", "bits", "from", "to", "why"],
+            "rows": [[one["name"], one["depth"], one["bits"], one["from"], one["to"], _why(one)] for one in deep],
+        },
+        {
+            "title": "FPGA design",
+            "columns": ["resource", "estimate", f"share of {report['part']}"],
+            "rows": use,
+            "note": "; ".join(summary_lines(report)),
+        },
+    ]
+
+
+def _why(fifo: Mapping[str, Any]) -> str:
+    return "stops with one place less" if fifo["needed"] else "for speed"
+
+
 def table_lines(report: Mapping[str, Any]) -> list[str]:
     """Return a line for every unit and every FIFO deeper than two."""
     heads = ("unit", "layer", "kind", "PE", "SIMD", "cycles", "LUT", "FF", "DSP", "BRAM18")
-    rows = [
-        (
-            one["name"], one["layer"], one["unit"], one["pe"], one["simd"], one["interval_cycles"], one["lut"],
-            one["ff"], one["dsp"], one["bram18"],
-        )
-        for one in report["layers"]
-    ]  # fmt: skip
+    rows = [tuple(one[key] for key in UNIT_COLUMNS) for one in report["layers"]]
     cells = [heads, *(tuple(map(str, row)) for row in rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     deep = [one for one in report["fifos"] if one["depth"] > 2]
     lines.append("")
     lines.append(f"FIFOs: {len(report['fifos'])}, of which {len(deep)} are deeper than 2")
-    lines += [f"  {one['name']}: {one['depth']} x {one['bits']} bits, {one['from']} -> {one['to']}" for one in deep]
+    lines += [
+        f"  {one['name']}: {one['depth']} x {one['bits']} bits, {one['from']} -> {one['to']}, {_why(one)}"
+        for one in deep
+    ]
     return lines

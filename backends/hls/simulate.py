@@ -8,6 +8,7 @@ share a circle one may be given more than it needs in the end, so afterwards eac
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -21,32 +22,29 @@ LATENCY = 4
 FRAMES = 3
 """Frames that are run for the interval."""
 
-MOST_ACTIONS = 3_000_000
+MOST_ACTIONS = 1_000_000
 """Reads and writes beyond which one frame is run instead of several."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Fifo:
-    """Times at which its tokens were written and read; `depth` None has no bound."""
+    """Times at which its tokens were written and read; `depth` is None at ports. `waiter` is who waits for it."""
 
     depth: int | None
     writer: int
     reader: int
     written: list[int] = field(default_factory=list[int])
     read: list[int] = field(default_factory=list[int])
+    waiter: int = -1
 
     def full(self) -> bool:
         """Whether there is no place."""
         return self.depth is not None and len(self.written) - len(self.read) >= self.depth
 
-    def empty(self) -> bool:
-        """Whether there is no token."""
-        return len(self.read) >= len(self.written)
 
-
-@dataclass
+@dataclass(slots=True)
 class Process:
-    """A unit at work."""
+    """A unit at work: what it still has to do, its FIFOs by port, and the action that it waits with."""
 
     actions: Iterator[Action]
     fifos: list[str]
@@ -79,24 +77,40 @@ class Run:
             stream = design.streams[port.edge]
             self.fifos[port.edge].written = [0] * (stream.tokens * frames)
         self.processes = [_process(one, frames) for one in design.nodes]
+        self.ready = deque(range(len(self.processes)))
         self.frames = frames
         self.outputs = [design.streams[port.edge] for port in design.outputs]
 
-    def advance(self, index: int) -> bool:
-        """Run one process until it waits or ends; returns whether it did anything."""
-        process, moved = self.processes[index], False
-        while not process.done:
-            action = process.pending or next(process.actions, None)
-            if action is None:
-                process.done = True
-                return True
-            fifo = self.fifos[process.fifos[action.port]]
-            if fifo.full() if action.writes else fifo.empty():
-                process.pending = action
-                return moved
-            process.pending, moved = None, True
-            process.time = _commit(fifo, action, process.time + action.delay)
-        return moved
+    def advance(self, index: int) -> None:
+        """Run one process until it waits or ends; who waited for its tokens or places becomes ready."""
+        process = self.processes[index]
+        fifos = [self.fifos[name] for name in process.fifos]
+        action, time = process.pending or next(process.actions, None), process.time
+        while action is not None:
+            fifo = fifos[action.port]
+            if action.writes:
+                count, depth = len(fifo.written), fifo.depth
+                if depth is not None and count - len(fifo.read) >= depth:
+                    break
+                time += action.delay
+                if depth is not None and count >= depth:
+                    time = max(time, fifo.read[count - depth] + 1)
+                fifo.written.append(time + LATENCY)
+            else:
+                count = len(fifo.read)
+                if count >= len(fifo.written):
+                    break
+                time = max(time + action.delay, fifo.written[count] + 1)
+                fifo.read.append(time)
+            if fifo.waiter >= 0:
+                self.ready.append(fifo.waiter)
+                fifo.waiter = -1
+            action = next(process.actions, None)
+        else:
+            process.done = True
+        process.pending, process.time = action, time
+        if action is not None:
+            fifos[action.port].waiter = index
 
     def waits_for(self, index: int) -> tuple[str, int] | None:
         """Return the FIFO that blocks a process and the process at its other end."""
@@ -109,11 +123,17 @@ class Run:
 
     def settle(self) -> None:
         """Run until every process waits or has ended."""
-        moved = True
-        while moved:
-            moved = False
-            for index in range(len(self.processes)):
-                moved = self.advance(index) or moved
+        while self.ready:
+            self.advance(self.ready.popleft())
+
+    def deepen(self, name: str) -> None:
+        """Give a FIFO one more place."""
+        fifo = self.fifos[name]
+        assert fifo.depth is not None, "ports have no bound"
+        fifo.depth += 1
+        if fifo.waiter >= 0:
+            self.ready.append(fifo.waiter)
+            fifo.waiter = -1
 
     def finished(self) -> bool:
         """Say whether every process has ended."""
@@ -151,17 +171,6 @@ def _process(built: Built, frames: int) -> Process:
     return Process(chain.from_iterable(traces), [*built.node.inputs, *built.node.outputs])
 
 
-def _commit(fifo: Fifo, action: Action, time: int) -> int:
-    if action.writes:
-        if fifo.depth is not None and len(fifo.written) >= fifo.depth:
-            time = max(time, fifo.read[len(fifo.written) - fifo.depth] + 1)
-        fifo.written.append(time + LATENCY)
-        return time
-    time = max(time, fifo.written[len(fifo.read)] + 1)
-    fifo.read.append(time)
-    return time
-
-
 def run(design: Design, depths: Mapping[str, int], frames: int, *, grow: bool) -> Outcome:
     """Run a design; with `grow`, FIFOs get deeper where they must."""
     current = dict(depths)
@@ -174,9 +183,9 @@ def run(design: Design, depths: Mapping[str, int], frames: int, *, grow: bool) -
         if not full:
             return Outcome(current, False, ())
         # one FIFO that is deep already, then narrow elements in wide tokens: the fewest bits of memory
-        name = min(full, key=lambda one: (current[one] == 2, *_bits(design, one)))
+        name = min(full, key=lambda one: (current[one] == depths[one], *_bits(design, one)))
         current[name] += 1
-        work.fifos[name].depth = current[name]
+        work.deepen(name)
 
 
 def _bits(design: Design, name: str) -> tuple[float, int]:
@@ -185,11 +194,11 @@ def _bits(design: Design, name: str) -> tuple[float, int]:
 
 
 def least_depths(design: Design) -> dict[str, int]:
-    """Return depths at which the design runs, while none that is above two can be smaller."""
-    start = {one.name: 2 for one in design.fifos}
+    """Return depths at which the design runs, none less than it has, and none that had to grow greater than needed."""
+    start = {one.name: one.depth for one in design.fifos}
     depths = run(design, start, 1, grow=True).depths
-    for name in [one for one, depth in depths.items() if depth > 2]:
-        while depths[name] > 2 and run(design, {**depths, name: depths[name] - 1}, 1, grow=False).finished:
+    for name in [one for one, depth in depths.items() if depth > start[one]]:
+        while depths[name] > start[name] and run(design, {**depths, name: depths[name] - 1}, 1, grow=False).finished:
             depths[name] -= 1
     if _actions(design) <= MOST_ACTIONS:
         depths = run(design, depths, 2, grow=True).depths
@@ -197,8 +206,12 @@ def least_depths(design: Design) -> dict[str, int]:
 
 
 def with_depths(design: Design, depths: Mapping[str, int]) -> Design:
-    """Return the design with given depths."""
-    streams = {name: replace(one, depth=depths.get(name, one.depth)) for name, one in design.streams.items()}
+    """Return the design with given depths; those greater than before are needed, lest the design stops."""
+    streams = {
+        name: replace(one, depth=depth, needed=depth > one.depth)
+        for name, one in design.streams.items()
+        for depth in [depths.get(name, one.depth)]
+    }
     return replace(design, streams=streams)
 
 

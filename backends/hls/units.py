@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from qcc.backends.hls.elements import Element
 
@@ -29,8 +29,7 @@ class Fold:
         return f"{self.pe}x{self.simd}"
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """One read or write of a token: cycles after the action before it, number of the port, whether it writes."""
 
     delay: int

@@ -22,12 +22,11 @@ def conditioned(hessian: Tensor, where: str = "") -> Tensor:
     if not bool(torch.isfinite(hessian).all()):
         what = "its inputs on the calibration samples are not finite, or too large to multiply"
         raise ShapeError("a Hessian cannot be used", [Problem(where, what, "look at the samples")])
-    wide = hessian.double()
-    wide = wide / 2 + wide.T / 2
-    mean = wide.diag().mean() if len(wide) else wide.sum()
+    mean = hessian.diag().double().mean() if len(hessian) else hessian.sum()
     if not bool(mean > 0):
-        return torch.eye(len(wide), dtype=torch.float64)
-    return wide / mean
+        return torch.eye(len(hessian), dtype=torch.float64)
+    wide = hessian.double()
+    return (wide + wide.T).mul_(0.5 / mean)
 
 
 def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
@@ -38,11 +37,15 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
     Raises:
         ShapeError: an H that is far from positive semidefinite.
     """
-    eye = torch.eye(len(hessian), dtype=torch.float64)
     for _ in range(_TRIES):
-        lower, failed = torch.linalg.cholesky_ex(hessian + damping * eye)
+        damped = hessian.clone()
+        damped.diagonal().add_(damping)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        del damped  # of wide layers each of these is half a gigabyte
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            inverse = torch.cholesky_inverse(lower)
+            del lower
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not int(failed):
                 return upper
         damping *= 10

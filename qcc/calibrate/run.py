@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from qcc.interpreter import Interpreter
 from qcc.interpreter.interpreter import Steps
 from qcc.interpreter.values import Weights
 from qcc.ir.context import Watch
-from qcc.ir.program import program_of
+from qcc.ir.program import WeightOp, program_of
 from qcc.numerics.tensor import QuantizedTensor
 
 Sample = Mapping[str, Tensor]
@@ -69,13 +70,17 @@ class SampleRun:
 class SampleWalk:
     """All samples on their way through a program, side by side.
 
-    Of each sample the values that are still to be read are kept: the width of the program at that place.
+    Of each sample the values that are still to be read are kept: the width of the program at that place. A weight that
+    was replaced is kept until every sample has read it.
     """
 
     def __init__(self, module: ModuleOp, store: Weights, samples: Sequence[Sample]) -> None:
         self._module = module
         self._samples = samples
         self._interpreter = Interpreter(module, store)
+        weights = (op for op in module.walk() if isinstance(op, WeightOp))
+        self._readers = Counter(op.key.data for op in weights)
+        self._replaced: dict[str, int] = {}
         self._calls: list[Steps] = [self._interpreter.steps(samples[index]) for index in range(len(samples))]
 
     def advance(self, value: SSAValue, see: Callable[[Tensor], None]) -> None:
@@ -92,21 +97,29 @@ class SampleWalk:
             return
         for number, call in enumerate(self._calls, 1):
             try:
-                see(_advance(call, value))
+                see(self._advance(call, value))
             except ShapeError as error:
                 raise ShapeError("a calibration sample does not fit the program", [_misfit(number, error)]) from error
 
     def replace_weight(self, key: str, weight: Tensor | QuantizedTensor) -> None:
         """Go on with another value of a weight, wherever it is read from here on."""
         self._interpreter.replace_weight(key, weight)
+        self._replaced[key] = self._readers.get(key, 0) * len(self._samples)
 
+    def _advance(self, call: Steps, value: SSAValue) -> Tensor:
+        for op, results in call:
+            if isinstance(op, WeightOp):
+                self._note_read(op.key.data)
+            for one, result in zip(op.results, results, strict=True):
+                if one is value and isinstance(result, Tensor):
+                    return result
+        raise QccError("a value was asked for that samples have passed")
 
-def _advance(call: Steps, value: SSAValue) -> Tensor:
-    for op, results in call:
-        for one, result in zip(op.results, results, strict=True):
-            if one is value and isinstance(result, Tensor):
-                return result
-    raise QccError("a value was asked for that samples have passed")
+    def _note_read(self, key: str) -> None:
+        if key in self._replaced:
+            self._replaced[key] -= 1
+            if not self._replaced[key]:
+                self._interpreter.drop_weight(key)
 
 
 def _watched_inputs(module: ModuleOp, watch: Watch) -> dict[str, SSAValue]:

@@ -97,6 +97,10 @@ class Interpreter:
         """Use another value for a weight from here on, in calls under way too where they have not read it yet."""
         self._weights[key] = weight
 
+    def drop_weight(self, key: str) -> None:
+        """Forget a weight that no call reads any more."""
+        del self._weights[key]
+
     def _bind(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
         """Check names and dtypes, then read the symbols' values off the shapes."""
         program = self._program

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qcc.ir.store import Weight, WeightStore
+    from qcc.numerics.tensor import QuantizedTensor
 
 Watch = Mapping[SSAValue, "Callable[[Tensor], None]"]
 """What to call with a value, by value; a value is a tensor `[..., K]` in the dtype of its type."""
@@ -49,15 +50,42 @@ class Calibration(Protocol):
         ...
 
 
-class QccContext(Context):
-    """An xDSL context that knows the dialect and carries the weights beside the text, and what runs samples."""
+class Kept(Protocol):
+    """Solved weights of a compilation that was stopped, by a digest of what they were solved from."""
 
-    def __init__(self, store: WeightStore | None = None, calibration: Calibration | None = None) -> None:
+    def get(self, digest: str) -> QuantizedTensor | None:
+        """Return a solved weight, None if there is none."""
+        ...
+
+    def put(self, digest: str, weight: QuantizedTensor) -> None:
+        """Keep a solved weight."""
+        ...
+
+
+def _silent(text: str) -> None:
+    return None
+
+
+class QccContext(Context):
+    """An xDSL context that knows the dialect and carries the weights beside the text, and what runs samples.
+
+    Passes that take long `say` how far they are, and keep what they have in `kept`, where there is such a thing.
+    """
+
+    def __init__(
+        self,
+        store: WeightStore | None = None,
+        calibration: Calibration | None = None,
+        say: Callable[[str], None] = _silent,
+        kept: Kept | None = None,
+    ) -> None:
         super().__init__()
         self.load_dialect(Builtin)
         self.load_dialect(QCC)
         self.store = store
         self.calibration = calibration
+        self.say = say
+        self.kept = kept
 
 
 def store_of(context: Context, user: str) -> WeightStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +14,8 @@ from torch.fx import GraphModule
 
 from qcc.compiled import Compiled
 from qcc.errors import Problem, RecipeError, ShapeError, UnsupportedOp
+from qcc.ir.base import KEPT_BY_RECIPE
+from qcc.jit.calibration import Calls, Samples
 from qcc.jit.groups import Run, TargetGroup, inductor_group, moves_only
 from qcc.jit.layout import note_layouts
 from qcc.jit.partition import TARGET_PREFIX, Division, divide
@@ -26,8 +28,8 @@ log = logging.getLogger("qcc.dynamo")
 VARIANTS = 8
 """Programs that one graph keeps for models that share it (say layers of one class, each compiled by itself)."""
 
-CompileGroup = Callable[[GroupProgram, tuple[str, ...]], Compiled]
-"""Compiles a group, given the names of its layers."""
+CompileGroup = Callable[[GroupProgram, tuple[str, ...], Calls | None], Compiled]
+"""Compiles a group, given the names of its layers and calibration samples of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class CompiledGraph:
         compile_group: CompileGroup,
         tell: Callable[[GraphSummary], None],
         *,
+        samples: Samples | None = None,
         strict: bool = False,
     ) -> None:
         self._graph = graph
         self._stored = list(stored)
         self._compile_group = compile_group
         self._tell = tell
+        self._samples = samples
         self._strict = strict
         self._variants: list[_Variant] = []
         self._lock = threading.Lock()
@@ -116,35 +120,26 @@ class CompiledGraph:
             for position, one in frozen.items()
         }
         division = divide(graph, frozenset(constants))
-        summary = self._compile_groups(division, constants)
+        summary = self._compile_groups(division, constants, arguments)
         division.module.recompile()
         self._tell(summary)
         return _Variant(held, division.module)
 
-    def _compile_groups(self, division: Division, constants: dict[str, Frozen]) -> GraphSummary:
+    def _compile_groups(
+        self, division: Division, constants: Mapping[str, Frozen], arguments: Sequence[Any]
+    ) -> GraphSummary:
         """Put callables in the place of groups.
 
         Raises:
             RecipeError: listing every layer of the graph that the recipe does not fit.
-            UnsupportedOp: under `strict`, listing everything that the target does not take.
+            UnsupportedOp: under `strict`, listing everything that the target does not take or leaves in float.
         """
         module = division.module
         note_layouts(module, TARGET_PREFIX)
-        done: dict[str, TargetGroup] = {}
-        left: list[Problem] = list(division.refused)
-        misfits: list[Problem] = []
-        for name, group in division.groups(TARGET_PREFIX).items():
-            try:
-                done[name] = self._target_group(module, name, group, division.layers[name], constants)
-            except (UnsupportedOp, ShapeError) as error:
-                left.extend(error.problems or [Problem(name, error.message, error.fix)])
-            except RecipeError as error:
-                misfits.extend(error.problems or [Problem(name, error.message, error.fix)])
-        if misfits:
-            raise RecipeError("the recipe does not fit the model", misfits)
-        if self._strict and left:
-            fix = "rewrite them, or leave strict away to have Inductor run them"
-            raise UnsupportedOp("strict: the model has operations that the target does not take", left, fix=fix)
+        left = list(division.refused)
+        done = self._compile_for_target(division, constants, arguments, left)
+        if self._strict:
+            _refuse(left, done.values())
         others = {name: one for name, one in division.groups("").items() if name not in done and not moves_only(one)}
         for name, run in done.items():
             _replace(module, name, run)
@@ -158,23 +153,54 @@ class CompiledGraph:
             sum(len(weights) for name, weights in division.layers.items() if name not in done),
         )
 
-    def _target_group(
-        self,
-        module: GraphModule,
-        name: str,
-        group: GraphModule,
-        weights: tuple[str, ...],
-        constants: dict[str, Frozen],
-    ) -> TargetGroup:
-        (call,) = (node for node in module.graph.nodes if node.op == "call_module" and node.target == name)
-        inputs = {
-            index: constants[one.name]
-            for index, one in enumerate(call.args)
-            if isinstance(one, torch.fx.Node) and one.name in constants
-        }
-        program = group_program(group, inputs)
-        layers = tuple(constants[one].name.removesuffix(".weight") for one in weights)
-        return TargetGroup(group, program, self._compile_group(program, layers))
+    def _compile_for_target(
+        self, division: Division, constants: Mapping[str, Frozen], arguments: Sequence[Any], left: list[Problem]
+    ) -> dict[str, TargetGroup]:
+        """Compile the groups that the target takes; note in `left` why it does not take others."""
+        groups, programs, misfits = division.groups(TARGET_PREFIX), dict[str, GroupProgram](), list[Problem]()
+        for name, group in groups.items():
+            try:
+                programs[name] = group_program(group, _constants_of(division.module, name, constants))
+            except UnsupportedOp as error:
+                left.extend(error.problems)
+        calls: dict[str, Calls] = {}
+        if self._samples is not None:
+            taken = {name: one.taken for name, one in programs.items()}
+            calls = self._samples.of_groups(division.module, arguments, taken)
+        done: dict[str, TargetGroup] = {}
+        for name, program in programs.items():
+            layers = tuple(constants[one].name.removesuffix(".weight") for one in division.layers[name])
+            try:
+                compiled = self._compile_group(program, layers, calls.get(name))
+            except (UnsupportedOp, ShapeError) as error:
+                left.extend(error.problems or [Problem(name, error.message, error.fix)])
+            except RecipeError as error:
+                misfits.extend(error.problems or [Problem(name, error.message, error.fix)])
+            else:
+                done[name] = TargetGroup(groups[name], program, compiled)
+        if misfits:
+            raise RecipeError("the recipe does not fit the model", misfits)
+        return done
+
+
+def _constants_of(module: GraphModule, name: str, constants: Mapping[str, Frozen]) -> dict[int, Frozen]:
+    """Return the constants among the inputs of a group by position."""
+    (call,) = (node for node in module.graph.nodes if node.op == "call_module" and node.target == name)
+    return {
+        index: constants[one.name]
+        for index, one in enumerate(call.args)
+        if isinstance(one, torch.fx.Node) and one.name in constants
+    }
+
+
+def _refuse(left: Sequence[Problem], groups: Iterable[TargetGroup]) -> None:
+    problems = list(left)
+    for layer in (layer for one in groups for layer in one.compiled.coverage.layers):
+        if layer.left_in_float not in ("", KEPT_BY_RECIPE):
+            problems.append(Problem(layer.name, f"is left in float: {layer.left_in_float}"))
+    if problems:
+        fix = "rewrite them, or leave strict away to take them as they are"
+        raise UnsupportedOp("strict: the model has operations that the target does not take", problems, fix=fix)
 
 
 def _replace(module: GraphModule, name: str, run: Run) -> None:

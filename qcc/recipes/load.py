@@ -15,10 +15,14 @@ from pydantic import BaseModel, ValidationError
 from qcc.errors import Problem, RecipeError
 from qcc.recipes.model import (
     ActivationScheme,
+    Expansion,
+    Migration,
     Outliers,
     Override,
     Recipe,
     Rotation,
+    Smoothing,
+    Sorting,
     TensorScheme,
     WeightScheme,
 )
@@ -31,6 +35,11 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "embeddings": TensorScheme,
     "kv_cache": TensorScheme,
     "rotate": Rotation,
+    "permute": Sorting,
+    "smooth": Smoothing,
+    "smooth_attention": Smoothing,
+    "qsm": Migration,
+    "expand_k": Expansion,
     "outliers": Outliers,
     "overrides": Override,
 }

@@ -163,6 +163,32 @@ class Rotation(_Strict):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class Smoothing(_Strict):
+    """Options of `smooth` and `smooth_attention`: how much of the outliers moves, from none (0) to all (1)."""
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+
+class Sorting(_Strict):
+    """Options of `permute`: whether channels are sorted by their largest activation or by their largest weight."""
+
+    by: Literal["activations", "weights"] = "activations"
+
+
+class Migration(_Strict):
+    """Options of `qsm`: the range that the scale of a channel covers."""
+
+    clip: Literal["amax", "mse"] = "mse"
+
+
+class Expansion(_Strict):
+    """Options of `expand_k`: how many channels are split, to which multiple, and whether others go instead."""
+
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    multiple: Annotated[int, Field(ge=1)] = 8
+    drop: bool = False
+
+
 class Override(_Strict):
     """Other settings for the layers whose name matches; the last match wins.
 
@@ -191,6 +217,11 @@ class Recipe(_Strict):
     kv_cache: TensorScheme = TensorScheme()
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
+    permute: Sorting = Sorting()
+    smooth: Smoothing = Smoothing()
+    smooth_attention: Smoothing = Smoothing()
+    qsm: Migration = Migration()
+    expand_k: Expansion = Expansion()
     illegal_folds: Literal["refuse", "keep"] = "refuse"
     outliers: Outliers = Outliers()
     overrides: tuple[Override, ...] = ()

@@ -90,6 +90,19 @@ def test_scales_by_channel_are_refused_by_the_target_with_the_way_out() -> None:
         compiled(recipe, [(row,) for row in data(3)])
 
 
+def test_solvers_read_samples_and_leave_nothing_beside_the_artifact(tmp_path: Path) -> None:
+    mixing = torch.randn(64, 64, generator=torch.Generator().manual_seed(3)) ** 3
+    calls, x = [(row @ mixing,) for row in data(30)], data(1, 9)[0] @ mixing
+    exact = Net().eval()(x).detach()
+    errors = []
+    for solver in ("rtn", "gptq"):
+        recipe = {"weights": {"format": "uint3", "group": 32, "solver": solver}}
+        found = compiled(recipe, calls, output=tmp_path / f"{solver}.qcc")
+        errors.append(float((found(x) - exact).norm()))
+    assert errors[1] < 0.8 * errors[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gptq.qcc", "rtn.qcc"]
+
+
 def test_recipes_that_read_no_samples_take_them() -> None:
     assert compiled({"weights": {"format": "int8"}}, [(row,) for row in data(1)]).coverage.quantized == 2
 

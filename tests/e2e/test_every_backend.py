@@ -16,9 +16,12 @@ from torch.nn import functional
 
 pytest.importorskip("triton")
 
+from qcc.backends.base import Tolerance
 from qcc.backends.triton.emulate import EmulatedDevice
 from tests.every_backend import C_PLANS, c_differences, quantized, triton_differences
 
+CLOSE = Tolerance(relative=1e-2, absolute=1e-6)
+"""What a few codes may change that the last bit of a float moved by one, whatever quantization itself changed."""
 Source = tuple[nn.Module, dict[str, Tensor]]
 
 
@@ -97,10 +100,13 @@ def recipe(weights: str, group: int | str, activations: str = "int8", columns: i
     return {"weights": {"format": weights, "group": group}, "activations": {"format": activations, **scale}}
 
 
-def agree(source: Source, formats: dict[str, Any], device: EmulatedDevice, folder: Path) -> None:
-    """Hold Triton and both plans of C to the interpreter."""
+def agree(
+    source: Source, formats: dict[str, Any], device: EmulatedDevice, folder: Path, tolerance: Tolerance | None = None
+) -> None:
+    """Hold Triton and both plans of C to the interpreter; the tolerance is the golden vectors' unless one is given."""
     model, example = source
     one = quantized(model, example, formats)
+    one = one if tolerance is None else one.within(tolerance)
     assert one.golden.contracts
     assert triton_differences(one, device) == []
     for plan in C_PLANS:
@@ -119,7 +125,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_backends_agree(emulated_device: EmulatedDevice, name: str, tmp_path: Path) -> None:
-    agree(*CASES[name], emulated_device, tmp_path)
+    agree(*CASES[name], emulated_device, tmp_path, CLOSE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -204,7 +210,7 @@ def test_backends_agree_on_any_shape_and_width(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn_case=st.one_of(mlps(), conv_nets(), attentions()))
 def test_backends_agree_on_many_shapes_and_widths(
     emulated_device: EmulatedDevice, drawn_case: tuple[Source, dict[str, Any]], tmp_path: Path

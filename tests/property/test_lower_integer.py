@@ -71,8 +71,7 @@ def test_contractions(text, rows, columns, batch, bits, scale, bias, zero_row, r
     reach = max(float((x.abs().max() * weights.abs().sum(1)).max() + b.abs().max()), 1e-30)
     for out in (reach / 127, 2.0 ** round(math.log2(reach / 127)), reach):
         found = lower(build, [(x, scale, bits)], (out, 8), w=stored, b=b)
-        # a bias is half a step of the sums off, which is 2^-12 of them or less
-        assert found.worst <= ROUNDING + 2**-5
+        assert found.worst <= ROUNDING + 2**-6  # of the bias
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
@@ -127,7 +126,7 @@ def test_convolutions(channels, each, grouped, size, window, stride, padding, no
         return BatchNormOp(made, norm["mean"], norm["variance"], norm["gamma"], b, eps=1e-5)
 
     found = lower(build, [(x, 0.03, 8)], (0.2, 8), w=stored, b=bias, **statistics)
-    assert found.worst <= ROUNDING + 2**-5
+    assert found.worst <= ROUNDING + 2**-6
     (contract,) = [op for op in found.module.walk() if isinstance(op, IntegerContractOp)]
     assert contract.groups.value.data == groups
 
@@ -288,6 +287,7 @@ def test_norms(kind, columns, scale, bits, eps, constant_row, seed) -> None:
     size = factor * math.sqrt(columns) + float(bias.abs().max())
     out = size / 127
     found = lower(build, [(x, scale, bits)], (out, 8), w=weight, b=bias)
+    assume(not found.real.isnan().any())  # a row of zeros without eps has no direction
     assert found.worst <= 0.5 + 2**-7 + factor * math.sqrt(columns) / (out * 2**24)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +22,13 @@ from qcc.ir.context import QccContext
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import QuantizeOp
 from qcc.ir.store import WeightStore
+from qcc.kept import KeptWeights
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.quantize import dequantize
+from qcc.numerics.tensor import QuantizedTensor
 from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.solve_weights import SolveWeights
+from qcc.passes.solvers import table
 from qcc.passes.solvers.gptq import gptq
 from tests.property.test_calibrating import COLUMNS, samples, two_in_a_row
 
@@ -149,3 +155,48 @@ def test_unknown_solvers_in_a_text_are_refused() -> None:
 def test_what_no_solver_can_do_is_refused_before_anything_runs(weights: dict[str, Any], what: str) -> None:
     with pytest.raises(RecipeError, match=what):
         planned(0, weights)
+
+
+def test_a_stopped_compilation_goes_on_with_the_layers_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, data = KeptWeights(tmp_path / "kept"), mixed(3, 0)
+    plain = {key: store for key, store in _solved_with(data, None).items()}
+    solve, runs = table.SOLVERS["gptq"].load(), list[str]()
+
+    def counted(stop: int) -> Callable[[], Any]:
+        def load() -> Any:
+            def run(weight: torch.Tensor, qtype: Any, hessian: Any, where: str) -> QuantizedTensor:
+                if len(runs) == stop:
+                    raise KeyboardInterrupt
+                runs.append(where)
+                return solve(weight, qtype, hessian, where)
+
+            return run
+
+        return load
+
+    monkeypatch.setitem(table.SOLVERS, "gptq", replace(table.SOLVERS["gptq"], load=counted(1)))
+    with pytest.raises(KeyboardInterrupt):
+        _solved_with(data, kept)
+    monkeypatch.setitem(table.SOLVERS, "gptq", replace(table.SOLVERS["gptq"], load=counted(9)))
+    found = _solved_with(data, kept)
+    assert runs == ["first.weight", "second.weight"]  # the first one is not solved again
+    assert {key: one.codes.tolist() for key, one in found.items()} == {k: v.codes.tolist() for k, v in plain.items()}
+    # other samples are another problem
+    _solved_with(mixed(3, 1), kept)
+    assert len(runs) == 4
+    damaged = sorted((tmp_path / "kept").iterdir())[0]
+    damaged.write_bytes(b"no")
+    _solved_with(data, kept)
+    _solved_with(mixed(3, 1), kept)
+    assert len(runs) == 5
+    kept.discard()
+    assert not (tmp_path / "kept").exists()
+
+
+def _solved_with(data: list[dict[str, torch.Tensor]], kept: KeptWeights | None) -> dict[str, QuantizedTensor]:
+    module, store = planned(0, {"format": FORMAT, "solver": "gptq"})
+    said: list[str] = []
+    SolveWeights().apply(QccContext(store, SampleRun(data), said.append, kept), module)
+    assert said[0] == "solving first.weight, 1 of 2"
+    assert said[1].startswith("solving second.weight, 2 of 2, about ")
+    return {key: store.quantized(key) for key in store}

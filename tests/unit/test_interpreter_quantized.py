@@ -27,6 +27,7 @@ from qcc.ir.transform import (
     SliceBitsOp,
 )
 from qcc.numerics.hadamard import hadamard
+from qcc.numerics.hadamard_sizes import has_hadamard, largest_block
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.quantize import dequantize, fake_quantize, quantize
@@ -250,3 +251,31 @@ def test_pack_and_unpack(text: str) -> None:
 def test_float_operations_refuse_codes() -> None:
     with pytest.raises(ShapeError, match="takes no quantized tensor"):
         run(lambda w: DequantizeOp(ReshapeOp(w, [3, 16])), w=quantize(torch.randn(3, 16), WEIGHT))
+
+
+@pytest.mark.parametrize("size", [4, 12, 20, 24, 28, 36, 40, 44, 52, 56, 60, 76, 100, 108, 112, 160, 344])
+def test_hadamard_matrices_of_other_sizes(size: int) -> None:
+    if not has_hadamard(size):
+        assert size == 344
+        with pytest.raises(ShapeError, match="use blocks of 8, the largest"):
+            hadamard(size)
+        return
+    matrix = hadamard(size)
+    assert torch.equal(matrix.abs(), torch.ones(size, size, dtype=torch.float64))
+    assert torch.equal(matrix @ matrix.T, size * torch.eye(size, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("size", "block"), [(13696, 128), (11008, 11008), (10944, 10944), (29566, 2), (120, 120), (7, 1), (6, 2)]
+)
+def test_widths_of_models_have_blocks(size: int, block: int) -> None:
+    assert largest_block(size) == block
+
+
+def test_rotations_of_other_sizes_undo_themselves() -> None:
+    x = torch.randn(3, 24, dtype=torch.float64)
+    for kind, block in (("hadamard", 24), ("block_hadamard", 12)):
+        once = run(lambda v, k=kind, b=block: RotateOp(k, v, 1, block=b), x)
+        back = run(lambda v, k=kind, b=block: RotateOp(k, v, 1, block=b, inverse=True), once)
+        torch.testing.assert_close(back, x, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(once, x)

@@ -28,6 +28,7 @@ MAY_IMPORT = {
         "qcc.numerics",
         "qcc.ir",
         "qcc.recipes",
+        "qcc.version",
         # statistics only: running samples is the driver's affair
         "qcc.calibrate.statistics",
         "qcc.calibrate.histogram",

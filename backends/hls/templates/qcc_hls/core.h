@@ -54,6 +54,7 @@ template <int B> struct integer_codes {
   template <class X, int L> static ap_int<B + X::width> multiply(const X &x, const lanes<L> &word, int i) {
     return x * code(word, i);
   }
+  static long long number(unsigned long long lane, int i) { return (long long)(lane << (64 - B - i * B)) >> (64 - B); }
 };
 
 /* Codes of one bit: 1 stands for +1, 0 for -1. */
@@ -63,6 +64,7 @@ struct sign_codes {
     ap_int<X::width + 1> wide = x;
     return ((word.v[i / PER] >> (i % PER)) & 1) ? wide : ap_int<X::width + 1>(-wide);
   }
+  static long long number(unsigned long long lane, int i) { return (lane >> i) & 1 ? 1 : -1; }
 };
 
 /* Powers of two: a sign bit above an exponent of B - 1 bits; exponent code 0 stands for zero, e for 2^(e - 1). */
@@ -76,7 +78,36 @@ template <int B> struct power_codes {
     wide = exponent ? ap_int<X::width + REACH + 1>(wide << (exponent - 1)) : ap_int<X::width + REACH + 1>(0);
     return (code >> (B - 1)) ? ap_int<X::width + REACH + 1>(-wide) : wide;
   }
+  static long long number(unsigned long long lane, int i) {
+    int code = int(lane >> (i * B)) & ((1 << B) - 1), exponent = code & ((1 << (B - 1)) - 1);
+    long long value = exponent ? 1ll << (exponent - 1) : 0;
+    return code >> (B - 1) ? -value : value;
+  }
 };
+
+/* sum + x[0] * code(first) + x[1] * code(first + 1) + ... Simulation adds in the machine's integers, which hold every sum
+   that S holds, and is several times faster; with QCC_EXACT_TYPES it runs what synthesis reads. */
+template <class C, class S, class X, int SIMD, int L>
+inline S accumulate(S sum, const vec<X, SIMD> &x, const lanes<L> &word, int first) {
+#if defined(__SYNTHESIS__) || defined(QCC_EXACT_TYPES)
+  for (int s = 0; s < SIMD; s++) {
+#pragma HLS UNROLL
+    sum += C::multiply(x[s], word, first + s);
+  }
+  return sum;
+#else
+  long long total = sum.to_int64();
+  int lane = first / C::PER, place = first % C::PER;
+  for (int s = 0; s < SIMD; s++) {
+    total += x[s].to_int() * C::number(word.v[lane], place);
+    if (++place == C::PER) {
+      place = 0;
+      lane++;
+    }
+  }
+  return S(total);
+#endif
+}
 
 } // namespace qcc
 

@@ -34,12 +34,9 @@ matvec_rows:
         for (int p = 0; p < G::PE; p++) {
 #pragma HLS UNROLL
           typename F::sum_t part = sf == 0 ? F::bias(nf * G::PE + p) : sum[p];
-          for (int s = 0; s < G::SIMD; s++) {
-#pragma HLS UNROLL
-            part += G::codes::multiply(x[s], word, p * G::SIMD + s);
-          }
+          part = accumulate<typename G::codes>(part, x, word, p * G::SIMD);
           sum[p] = part;
-          y[p] = F::apply(part, nf * G::PE + p);
+          if (sf == SF - 1) y[p] = F::apply(part, nf * G::PE + p);
         }
         if (sf == SF - 1) out.write(y);
       }
@@ -91,12 +88,9 @@ streamed_tiles:
           for (int p = 0; p < G::PE; p++) {
 #pragma HLS UNROLL
             typename F::sum_t part = sf == 0 ? F::bias(nf * G::PE + p) : sum[p];
-            for (int s = 0; s < G::SIMD; s++) {
-#pragma HLS UNROLL
-              part += G::codes::multiply(x[s], word, p * G::SIMD + s);
-            }
+            part = accumulate<typename G::codes>(part, x, word, p * G::SIMD);
             sum[p] = part;
-            y[p] = F::apply(part, nf * G::PE + p);
+            if (sf == SF - 1) y[p] = F::apply(part, nf * G::PE + p);
           }
           sums[t] = sum;
           if (sf == SF - 1) results[t * NF + nf] = y;
@@ -107,6 +101,37 @@ streamed_tiles:
     for (int i = 0; i < G::TILE * NF; i++) {
 #pragma HLS PIPELINE II=1
       out.write(results[i]);
+    }
+  }
+}
+
+/* y = F::apply(((x + bias) * multiplier + half) >> shift) with tables by channel that are read from memory with the first
+   row: a word holds, for each of P channels, the bias in one lane, multiplier and shift in the next. */
+template <class G, class F, class X, class Y, int P>
+void rescale(hls::stream<vec<X, P>> &in, hls::stream<lanes<2 * P>> &tables, hls::stream<vec<Y, P>> &out) {
+  static_assert(G::CHANNELS % P == 0, "a token stays within the channels");
+  lanes<2 * P> kept[G::CHANNELS / P];
+rescale_rows:
+  for (int row = 0; row < G::ROWS; row++) {
+  rescale_tokens:
+    for (int c = 0; c < G::CHANNELS / P; c++) {
+#pragma HLS PIPELINE II=1
+      vec<X, P> x = in.read();
+      lanes<2 * P> word;
+      if (row == 0) {
+        word = tables.read();
+        kept[c] = word;
+      } else {
+        word = kept[c];
+      }
+      vec<Y, P> y;
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        typename F::biased_t sum = x[p] + typename F::biased_t((long long)word.v[2 * p]);
+        ap_int<32> multiplier = ap_int<32>(word.v[2 * p + 1]);
+        y[p] = F::apply(sum, multiplier, int(word.v[2 * p + 1] >> 32), c * P + p);
+      }
+      out.write(y);
     }
   }
 }
