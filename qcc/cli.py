@@ -1,4 +1,4 @@
-"""The command line: `qcc compile | run | bench | report | bisect | inspect | recipes | cache`.
+"""The command line: `qcc compile | run | bench | report | bisect | export | inspect | recipes | cache`.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
 1 a defect of qcc.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
@@ -24,6 +25,8 @@ def _write_compressed_tensors(entries: list[Entry], source: Source, out: Path) -
 
 
 def _write_gguf(entries: list[Entry], source: Source, out: Path) -> list[str]:
+    if find_spec("gguf") is None:
+        raise QccError("gguf files are written with the package gguf", fix="pip install gguf")
     from qcc.checkpoint.gguf_llama import write_gguf
 
     if out.is_dir():
@@ -52,5 +55,5 @@ def export(module: ModuleOp, store: WeightStore, manifest: Manifest, kind: str, 
     """
     if kind not in WRITERS:
         raise QccError(f"there is no export format '{kind}'", fix=f"use one of: {', '.join(WRITERS)}")
-    source = Source(manifest)
+    source = Source(manifest.source)
     return WRITERS[kind](entries_of(module, store, source), source, out)

@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from xdsl.dialects.builtin import ModuleOp
 
-from qcc.artifact import Manifest
 from qcc.errors import CheckpointError, Problem, UnsupportedOp
 from qcc.ir.kernel import contracts_of, origin_of, uses_of
 from qcc.ir.program import WeightOp
@@ -24,6 +23,9 @@ from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.tensor import QuantizedTensor
 
 CONFIG = "config.json"
+HEAD = "lm_head.weight"
+"""What goes by this name in a program may be the table that it is tied to in a checkpoint."""
+
 AT_RUN_TIME = (RotateOp, PermuteOp, ScaleAxisOp, ExpandKOp, SliceBitsOp, AddLowrankOp, AddSparseOp)
 """Operations that the model's own code does not have."""
 
@@ -31,11 +33,11 @@ AT_RUN_TIME = (RotateOp, PermuteOp, ScaleAxisOp, ExpandKOp, SliceBitsOp, AddLowr
 class Source:
     """A Hugging Face folder: its configuration, and its tensors, each read when it is asked for."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        folder = Path(manifest.source)
-        if not manifest.source or not (folder / CONFIG).is_file():
+    def __init__(self, path: str) -> None:
+        folder = Path(path)
+        if not path or not (folder / CONFIG).is_file():
             raise CheckpointError(
-                f"the artifact was compiled from {manifest.source or 'a module in Python'}, not a Hugging Face folder",
+                f"the artifact was compiled from {path or 'a module in Python'}, not a Hugging Face folder",
                 fix="exports for other programs need the folder's configuration: compile the folder",
             )
         self.folder = folder
@@ -102,10 +104,11 @@ def entries_of(module: ModuleOp, store: WeightStore, source: Source) -> list[Ent
     prefix = _prefix(source, keys)
     layers = {_key(op.weight): type_of(op.input).qtype for op in contracts_of(module)}
     readers = _other_readers(module)
+    tied = bool(source.config.get("tie_word_embeddings"))
     found: list[Entry] = []
     problems: list[Problem] = []
     for name in source:
-        candidates = keys.get(prefix + name, [])
+        candidates = keys.get(prefix + name) or (keys.get(prefix + HEAD, []) if tied and "embed" in name else [])
         if len(candidates) != 1 or "/" in candidates[0].split(":")[0]:
             problems.append(Problem(name, _why(candidates)))
             continue
@@ -172,7 +175,7 @@ def _prefix(source: Source, keys: Mapping[str, object]) -> str:
 
 
 def is_plain_integer(weight: QuantizedTensor, bits: range) -> bool:
-    """Say whether a weight is integers under one level of scales, without zero points or with ones as wide as codes."""
+    """Say whether a weight is integers under one level of scales, symmetric or with zero points of its codes."""
     qtype = weight.qtype
     decode, zero = qtype.decode, qtype.zero
     if not isinstance(decode, IntDecode) or decode.bits not in bits or len(qtype.levels) != 1 or qtype.sides:

@@ -156,7 +156,7 @@ def test_what_has_no_folder_or_format_is_refused(folder: Path, tmp_path: Path) -
     module = torch.nn.Linear(8, 8)
     compiled = qcc.compile(module, (torch.randn(2, 8),), recipe="w8", output=tmp_path / "m.qcc", threads=1)
     with pytest.raises(CheckpointError, match="a module in Python, not a Hugging Face folder"):
-        Source(compiled.manifest)
+        Source(compiled.manifest.source)
     with pytest.raises(QccError, match="no export format 'onnx'"):
         export(compiled.module, WeightStore(), compiled.manifest, "onnx", tmp_path / "x")
     mine = tmp_path / "mine"
