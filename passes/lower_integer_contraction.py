@@ -30,7 +30,7 @@ from qcc.numerics.integer_values import integer_factor, integer_values
 from qcc.numerics.levels import chain_product
 from qcc.numerics.qtype_parts import expand_block
 from qcc.numerics.tensor import QuantizedTensor
-from qcc.passes.fixed_values import Fixed, Refusal, Scope, Sum, common_scale, sum_scalar
+from qcc.passes.fixed_values import Fixed, Refusal, Scope, Sum, Target, common_scale, sum_scalar
 
 FINE_BITS = 12
 """Bits that sums must have for half a step of them to be a good enough bias."""
@@ -101,8 +101,8 @@ def grounded(scope: Scope, sums: Sum) -> Fixed:
     return found if fits else _with_offset(scope, found, sums)
 
 
-def refined(scope: Scope, found: Fixed, step: float) -> Fixed:
-    """Return sums whose offset is within 2**-6 of a step that they are rounded to."""
+def refined(scope: Scope, found: Fixed, target: Target) -> Fixed:
+    """Return sums whose offset is within 2**-6 of a step of the format that they are rounded to."""
     sums = found.sum
     if sums is None or sums.offset is None:
         return found
@@ -111,10 +111,12 @@ def refined(scope: Scope, found: Fixed, step: float) -> Fixed:
         off = float(((steps - steps.round()) * sums.scale).abs().max())
     else:
         off = found.step  # sums and offset at a scale of their own, each half a step off
-    if off <= step * BIAS_ERROR:
+    if off <= target.scale * BIAS_ERROR:
         return found
     bare = grounded(scope, replace(sums, offset=None))
-    exact = _with_offset(scope, bare, sums, step)
+    # sums beyond this are beyond the format whatever the offset, and need not be held
+    most = 2 * (target.scale * max(-target.low, target.high) + float(sums.offset.abs().max()))
+    exact = _with_offset(scope, replace(bare, least=-most, most=most), sums, target.scale)
     return replace(exact, moves=found.moves, least=found.least, most=found.most)
 
 

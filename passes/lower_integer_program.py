@@ -100,7 +100,7 @@ class IntegerProgram:
         elif source is None:
             raise Refusal("rounds a value that is computed in floats", "")
         elif isinstance(source, Fixed):
-            value = scope.rounded(contraction.refined(scope, source, target.scale), target)
+            value = scope.rounded(contraction.refined(scope, source, target), target)
         else:
             value = source(target)
         scale = torch.tensor([target.scale], dtype=torch.float64)

@@ -84,6 +84,16 @@ def test_scales_of_zero(scale: float) -> None:
     assert not nothing.codes.any()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-9, 1e9])
+@pytest.mark.parametrize("out", [1e-30, 1.0, 1e30])
+def test_weights_beside_huge_biases_and_formats_of_any_scale(size: float, out: float) -> None:
+    weights = torch.cat([draw(5, 2, 6), draw(6, 2, 6) * size])
+    stored = quantize(weights, parse_qtype("int8n | row f32"))
+    b = torch.tensor([0.0, 3.0, -5.0, 100.0])
+    found = lower(lambda x, w, b: ContractOp(x, w, b), [(draw(7, 1, 6), 0.05, 8)], (out, 8), w=stored, b=b)
+    assert found.worst <= ROUNDING + 2**-6
+
+
 def test_ties_go_up_and_ends_are_clamped() -> None:
     identity = quantize(torch.eye(4), parse_qtype("int2 | row f32"))
     x = torch.tensor([[-127.0, -3.0, 3.0, 127.0]])
