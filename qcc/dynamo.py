@@ -92,7 +92,9 @@ def target_of(examples: Iterable[Any], wish: str = "") -> str:
     Raises:
         QccError: if they lie on several devices, on one that no target serves, or on another than the wished target's.
     """
-    devices = sorted({one.device.type for one in examples if isinstance(one, torch.Tensor)})
+    tensors = [one for one in examples if isinstance(one, torch.Tensor)]
+    # numbers come as tensors of rank 0 on the CPU, wherever the model is
+    devices = sorted({one.device.type for one in tensors if one.ndim} or {one.device.type for one in tensors})
     if len(devices) > 1:
         raise QccError(f"the tensors of one graph lie on {' and '.join(devices)}", fix="move model and inputs to one")
     device = devices[0] if devices else "cpu"

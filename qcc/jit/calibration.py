@@ -104,7 +104,7 @@ def _pieces(
     batch, count = 0, 0
     for name, kind in kinds.items():
         found = named[name]
-        sizes: Sequence[object] = kind.shape
+        sizes: list[Any] = list(kind.shape)
         fixed = [axis for axis, size in enumerate(sizes) if isinstance(size, int)]
         if found.ndim != kind.ndim or any(found.shape[axis] != kind.shape[axis] for axis in fixed if axis):
             misfits.add(f"'{name}' has the shape {list(found.shape)}, the graph was captured for {list(kind.shape)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -12,6 +13,8 @@ from qcc.compiled import Compiled
 from qcc.jit.layout import laid_out, order_of, results_of
 from qcc.jit.partition import is_view
 from qcc.jit.program import GroupProgram
+
+log = logging.getLogger("qcc.dynamo")
 
 Run = Callable[..., Sequence[Any]]
 
@@ -41,9 +44,18 @@ def moves_only(group: GraphModule) -> bool:
 
 
 def inductor_group(group: GraphModule) -> Run:
-    """Compile a group with Inductor, for the sizes that its nodes carry."""
+    """Compile a group with Inductor, for the sizes that its nodes carry; where Inductor fails, torch runs it."""
     from torch._inductor import standalone_compile
 
     examples = [node.meta["val"] for node in group.graph.nodes if node.op == "placeholder"]
-    with torch.no_grad():
-        return cast(Run, standalone_compile(group, examples, dynamic_shapes="from_graph"))
+    try:
+        with torch.no_grad():
+            return cast(Run, standalone_compile(group, examples, dynamic_shapes="from_graph"))
+    except Exception as error:  # no C++ compiler, say; the operators are torch's own and run all the same
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("Inductor cannot compile %d operations, torch runs them: %s", _count(group), reason)
+        return group
+
+
+def _count(group: GraphModule) -> int:
+    return sum(node.op == "call_function" for node in group.graph.nodes)

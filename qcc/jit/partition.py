@@ -137,7 +137,7 @@ def _with_siblings(problems: Mapping[Node, Problem]) -> set[Node]:
 
 def is_view(node: Node) -> bool:
     """Say whether a node gives another view of its first argument, or one of several results."""
-    return node.target is operator.getitem or bool(getattr(node.target, "is_view", False))
+    return node.target is operator.getitem or getattr(node.target, "is_view", False) is True
 
 
 def _returned_views(graph: GraphModule) -> set[Node]:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,6 +22,9 @@ from qcc.errors import QccError, RecipeError, UnsupportedOp
 from tests import zoo
 from tests.compiling import FLOAT_BOUND, apart
 from tests.installed import install, run_script
+
+if TYPE_CHECKING:
+    from qcc.backends.triton.emulate import EmulatedDevice
 
 BATCHES = (1, 2, 4, 7, 9, 33, 64)
 
@@ -270,6 +273,29 @@ def test_an_empty_option_set_and_a_graph_without_layers() -> None:
     assert torch.allclose(fast(x), x.sin() + 1, atol=1e-6)
 
 
+def test_numbers_among_the_arguments() -> None:
+    class Scaled(Net):
+        def forward(self, x: torch.Tensor, scale: float, power: int) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(x) * scale + power
+
+    model = Scaled().eval()
+    fast = compiled(model, recipe="float")
+    with torch.no_grad():
+        for scale, power in ((0.5, 2), (0.7, 3), (-1.5, 7)):
+            assert apart(fast(rows(4), scale, power), model(rows(4), scale, power)) <= FLOAT_BOUND
+
+
+def test_where_inductor_fails_torch_runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("torch._inductor.standalone_compile", fail)
+    model = Net(odd=True).eval()
+    with torch.no_grad():
+        assert apart(compiled(model, recipe="float")(rows(5)), model(rows(5))) <= 1e-4
+    assert "torch runs them: no C++ compiler" in caplog.text
+
+
 GENERATED = 20
 
 
@@ -352,3 +378,34 @@ def test_strict_names_layers_left_in_float() -> None:
     torch._dynamo.reset()
     with torch.no_grad():
         compiled(Grouped().eval(), strict=True, overrides={"conv": {"weights": {"format": "f32"}}})(x)
+
+
+@pytest.mark.slow
+def test_a_graph_for_a_gpu_runs_its_kernels_in_the_emulator(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    emulated_device: EmulatedDevice,
+) -> None:
+    """All but the device: tensors lie on the CPU, kernels are compiled for sm_90 and interpreted."""
+    pytest.importorskip("triton")
+    from qcc.backends.triton import backend as triton_backend
+    from qcc.backends.triton.load import LazyProgram, Project
+    from tests.triton_runner import EmulatedRunner
+
+    runners: list[EmulatedRunner] = []
+
+    def load(folder: Path) -> LazyProgram:
+        runners.append(EmulatedRunner(Project(folder), emulated_device))
+        return LazyProgram(folder, runners[-1])
+
+    model = nn.Sequential(nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 64)).eval()
+    x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(dynamo, "target_of", lambda *_: "triton")
+    monkeypatch.setattr(dynamo, "architectures_of", lambda _: ("sm_90",))
+    monkeypatch.setattr(triton_backend, "LazyProgram", load)
+    with torch.no_grad():
+        found, wanted = compiled(model, recipe="w8a8", cache_dir=tmp_path)(x), model(x)
+    assert 0 < apart(found, wanted) < 0.03
+    assert runners[-1].launched
+    assert "quantized 2 of 2 layers for triton" in capfd.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from qcc.dynamo import target_of
+from qcc.dynamo import architectures_of, target_of
 from qcc.errors import QccError, RecipeError
 from qcc.jit.options import KNOWN, JitOptions, read_options
 from qcc.recipes.load import load_recipe
@@ -88,9 +88,20 @@ def test_the_target_goes_by_the_device() -> None:
     assert target_of([on_cpu, 3]) == "cpu"
     assert target_of([]) == "cpu"
     assert target_of([on_cuda]) == target_of([on_cuda], "triton") == "triton"
+    assert target_of([torch.ones(()), on_cuda]) == "triton"
+    assert target_of([torch.ones(())]) == "cpu"
     with pytest.raises(QccError, match="lie on cpu and cuda"):
         target_of([on_cpu, on_cuda])
     with pytest.raises(QccError, match="target cpu cannot take tensors on cuda"):
         target_of([on_cuda], "cpu")
     with pytest.raises(QccError, match="no target of qcc computes on meta"):
         target_of([torch.empty(1, device="meta")])
+
+
+def test_the_architecture_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        tensors = [torch.empty(2, device="cuda:1"), torch.empty(2, device="cuda:0"), torch.empty(2, device="cuda:1")]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: {0: (8, 0), 1: (9, 0)}[device.index])
+    assert architectures_of([*tensors, 3]) == ("sm_80", "sm_90")
+    assert architectures_of(tensors[:1]) == ("sm_90",)
+    assert architectures_of([torch.ones(2)]) == ()
