@@ -16,6 +16,7 @@ from qcc.backends.hls.runtime import HlsProgram
 from qcc.backends.hls.settings import KEYS, read_hls_settings
 from qcc.errors import Problem
 from qcc.ir.store import WeightStore
+from qcc.numerics.qtype_parts import IntDecode, PlanesDecode, TableDecode
 
 FOLDER = "hls"
 """Name of the backend's folder inside an artifact."""
@@ -36,6 +37,7 @@ class HlsBackend:
             plans=frozenset({"group_after"}),
             weight_bits=range(1, 9),
             activation_bits=range(1, 9),
+            decodes=(IntDecode, TableDecode, PlanesDecode),
             epilogues=EPILOGUES,
             integer_only=True,
             settings=KEYS,

@@ -85,6 +85,13 @@ class Lowering:
         Raises:
             UnsupportedOp: listing every operation that was refused.
         """
+        self.problems += [
+            Problem(f"input '{name}'", f"has the dynamic shape {value.type}", "export the model with fixed sizes")
+            for value, name in self._inputs.items()
+            if type_of(value).static_shape is None
+        ]
+        if self.problems:
+            raise UnsupportedOp("target hls takes programs of fixed sizes", self.problems)
         live = live_operations(self.program)
         for op in flat_operations(self.program.body.block):
             if op in live:
@@ -150,8 +157,7 @@ class Lowering:
     def _input(self, value: SSAValue) -> Flow:
         """Make the port of an input the first time it is read."""
         name, kind = self._inputs[value], type_of(value)
-        if kind.static_shape is None:
-            raise Refusal(f"reads input '{name}' of dynamic shape {kind}", "export the model with fixed sizes")
+        assert kind.static_shape is not None, "refused before"
         if kind.is_float and kind.scalar != "f32":
             raise Refusal(f"reads input '{name}' of {kind.scalar}", "give it float32")
         element = RAW if kind.is_float else scalar_range(kind)
