@@ -199,6 +199,8 @@ class Trace:
 
     def separate(self, atoms: Atoms, axis: int) -> None:
         """Require that channels at different positions of one axis of a layout are not mixed."""
+        if self.kind is Kind.CENTRING and atoms.shape[axis] > 1:
+            raise Misplaced("it treats parts of the channels apart, each of which has a mean of its own")
         labels = np.zeros(self.size, dtype=np.int64)
         positions = np.broadcast_to(
             np.arange(atoms.shape[axis]).reshape([-1 if i == axis else 1 for i in range(atoms.ndim)]), atoms.shape

@@ -47,11 +47,19 @@ def point_after(value: SSAValue) -> InsertPoint:
     return InsertPoint.after(owner) if isinstance(owner, Operation) else InsertPoint.at_start(owner)
 
 
-def _check(place: Place, size: int, block: int) -> None:
-    width = place.atoms.shape[-1]
+def check_block(width: int, block: int) -> None:
+    """Refuse blocks that cannot rotate a width.
+
+    Raises:
+        ShapeError: for a block that does not divide the width, or has no Hadamard matrix.
+    """
     if not has_hadamard(block) or width % block:
         what = f"blocks of {block} do not divide {width} channels, or have no Hadamard matrix"
         raise ShapeError(what, fix=f"use blocks of {largest_block(width)}")
+
+
+def _check(place: Place, size: int, block: int) -> None:
+    check_block(place.atoms.shape[-1], block)
     runs = place.atoms.reshape(-1, block)
     owner = place.value.owner
     whole = place.axes[-1] == type_of(place.value).rank - 1 and not bool((runs == OUTSIDE).any())

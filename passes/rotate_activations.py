@@ -55,10 +55,11 @@ class RotateActivations(ModulePass):
             return
         from qcc.numerics.hadamard import block_hadamard
         from qcc.passes.fold_weights import Rotation, fold
-        from qcc.passes.online import insert_rotations
+        from qcc.passes.online import check_block, insert_rotations
 
         for proof in proofs:
-            block = self.block or largest_block(proof.size)
+            block = self.block or largest_block(proof.cell_size)
+            check_block(proof.cell_size, block)
             fold(op, store_of(ctx, self.name), proof, Rotation(block_hadamard(proof.size, block)), "rotated_input")
             insert_rotations(proof, block)
 

@@ -46,9 +46,13 @@ class RotateStreams(ModulePass):
         if not proofs:
             return
         from qcc.numerics.hadamard import random_hadamard
+        from qcc.numerics.hadamard_sizes import largest_block
         from qcc.passes.fold_weights import Rotation, fold
+        from qcc.passes.online import check_block
 
         store = store_of(ctx, self.name)
         for number, proof in enumerate(proofs):
-            matrix = random_hadamard(proof.size, self.seed + number, self.block or None)
+            block = self.block or largest_block(proof.cell_size)
+            check_block(proof.cell_size, block)
+            matrix = random_hadamard(proof.size, self.seed + number, block)
             fold(op, store, proof, Rotation(matrix), "rotated")

@@ -13,7 +13,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from qcc.calibrate.run import SampleRun
-from qcc.errors import IllegalFold
+from qcc.errors import IllegalFold, ShapeError
 from qcc.interpreter import Interpreter
 from qcc.ir.base import set_location
 from qcc.ir.context import QccContext
@@ -21,6 +21,7 @@ from qcc.ir.elementwise import BinaryOp, UnaryOp
 from qcc.ir.gather import IndexOp
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import WeightOp
+from qcc.ir.shape import ReshapeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.transformer import AttentionOp, NormOp, RopeOp
 from qcc.numerics.hadamard import hadamard
@@ -273,3 +274,25 @@ def test_siblings_and_shared_channels_of_a_proof() -> None:
     assert set(proof.graph.nodes) == {place.value for place in proof.places}
     assert not proof.producers
     assert list(proof.affine) == [norm]
+
+
+def test_a_stream_that_a_norm_reads_in_parts_rotates_in_parts() -> None:
+    def build(x: SSAValue, a: SSAValue, b: SSAValue, c: SSAValue) -> list[Made]:
+        first = LinearOp(x, a)
+        total = BinaryOp("add", first, LinearOp(UnaryOp("silu", LinearOp(x, a)), a))
+        parts = NormOp("rms", ReshapeOp(total, [5, 2, 4]), eps=1e-6)
+        return [LinearOp(NormOp("rms", total, eps=1e-6), b), LinearOp(ReshapeOp(parts, [5, 8]), c)]
+
+    stored = {"a": randn(8, 8), "b": randn(3, 8, seed=1), "c": randn(3, 8, seed=2)}
+    module, store, inputs = built(stored, build, x=randn(5, 8, seed=3))
+    norms = [op for op in module.walk() if isinstance(op, NormOp)]
+    proof = prove(Kind.ROTATION, space_on(norms[1].input, [-1]), "rotating")
+    assert (proof.size, proof.cell_size) == (8, 4)
+    with pytest.raises(IllegalFold, match=r"has a mean of its own|reads the mean"):
+        prove(Kind.CENTRING, space_on(norms[1].input, [-1]), "centring")
+    with pytest.raises(ShapeError, match="blocks of 8 do not divide 4 channels"):
+        run_passes([RotateStreams(8)], QccContext(store), module)
+    before = outputs(module, store, inputs)
+    run_passes([RotateStreams()], QccContext(store), module)
+    assert relative(outputs(module, store, inputs), before) < 1e-12
+    assert not torch.equal(store.tensor("b"), stored["b"])

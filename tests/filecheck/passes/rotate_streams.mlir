@@ -12,7 +12,7 @@
 // CHECK-NOT:   qcc.rotate
 // CHECK:       qcc.linear %{{.+}}, %[[E]]
 // BLOCK: blocks of 3 do not divide 8 channels
-// BLOCK-NEXT: fix: use 8
+// BLOCK-NEXT: fix: use blocks of 8
 qcc.program @model("ids" %ids: !qcc.tensor<[s0], i64>) -> ["y"] symbols [#qcc.symbol<s0 in [1, 64]>] {
   %e = qcc.weight "embed.weight" : !qcc.tensor<[20, 8], f32>
   %u = qcc.weight "up.weight" : !qcc.tensor<[16, 8], f32>
