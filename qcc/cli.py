@@ -1,4 +1,4 @@
-"""The command line: `qcc compile | run | bench | report | bisect | inspect | recipes | cache`.
+"""The command line: `qcc compile | run | bench | report | bisect | export | inspect | recipes | cache`.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 2 the user can mend it,
 1 a defect of qcc.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from qcc.cli_export import export
 from qcc.cli_report import bisect, report
 from qcc.console import (
     ArtifactArgument,
@@ -232,6 +233,7 @@ def bench(
 
 app.command()(report)
 app.command()(bisect)
+app.command()(export)
 
 
 @app.command()

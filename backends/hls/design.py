@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Step
 from qcc.backends.hls.units import Fold, SteppedUnit, Unit
-from qcc.backends.hls.units_matvec import LoadUnit, MatvecUnit
+from qcc.backends.hls.units_matvec import LoadUnit, Stored
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Graph:
         for index, node in enumerate(self.nodes):
             if node.unit is before:
                 self.nodes[index] = replace(node, unit=after)
-            elif isinstance(node.unit, LoadUnit) and node.unit.reader is before and isinstance(after, MatvecUnit):
-                self.nodes[index] = replace(node, unit=LoadUnit(after))
+            elif isinstance(node.unit, LoadUnit) and node.unit.reader is before:
+                self.nodes[index] = replace(node, unit=LoadUnit(cast(Stored, after)))
 
 
 @dataclass(frozen=True)

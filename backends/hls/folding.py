@@ -151,6 +151,7 @@ class _Joining:
     nodes: list[Built] = field(default_factory=list[Built])
     streams: dict[str, Stream] = field(default_factory=dict[str, Stream])
     taken: set[str] = field(default_factory=set[str])
+    words: dict[str, int] = field(default_factory=dict[str, int])
 
     def fresh(self, wish: str) -> str:
         """Return a stream's or unit's name that is not taken."""
@@ -177,6 +178,7 @@ class _Joining:
 def join(graph: Graph, folds: Mapping[str, Fold]) -> Design:
     """Return the design of folded units, with copies and width changes where they are needed."""
     work = _Joining(graph, taken={*graph.edges, *(one.name for one in graph.nodes)})
+    work.words = {one.name: one.unit.cycles(folds[one.name]) for one in graph.nodes if isinstance(one.unit, LoadUnit)}
     widths = _widths(graph, folds)
     readers = _readers(graph)
     ends: dict[tuple[str, int], str] = {}
@@ -206,7 +208,7 @@ def _widths(graph: Graph, folds: Mapping[str, Fold]) -> dict[tuple[str, int], in
             if edge.is_words:
                 assert isinstance(node.unit, LoadUnit)
                 fold = folds[node.name]
-                widths[node.name, -1 - index] = node.unit.reader.codes.lanes(fold.pe * fold.simd)
+                widths[node.name, -1 - index] = node.unit.reader.word_lanes(fold)
     return widths
 
 
@@ -236,8 +238,7 @@ def _fan_out(
     if edge.is_words:
         reader = wanting[0]
         lanes = widths[writer, -1]
-        fold_words = replace(edge, count=_load_words(work.graph, writer, widths))
-        work.stream(name, fold_words, lanes, writer, reader[0])
+        work.stream(name, replace(edge, count=work.words[writer]), lanes, writer, reader[0])
         ends[reader] = name
         return
     width = widths[wanting[0]] if is_port else _width_out(work.graph, name, writer, widths)
@@ -251,15 +252,6 @@ def _fan_out(
         _gear(work, edge, copies[0], width, widths, at, reader, ends, port=False)
         current = copies[1]
     _gear(work, edge, current, width, widths, at, wanting[-1], ends, port=is_port and current == name)
-
-
-def _load_words(graph: Graph, writer: str, widths: Mapping[tuple[str, int], int]) -> int:
-    node = next(one for one in graph.nodes if one.name == writer)
-    assert isinstance(node.unit, LoadUnit)
-    unit = node.unit.reader
-    reader = next(one for one in graph.nodes if one.unit is unit)
-    simd, pe = widths[reader.name, 0], widths[reader.name, -1]
-    return node.unit.cycles(Fold(pe, simd))
 
 
 def _width_out(graph: Graph, name: str, writer: str, widths: Mapping[tuple[str, int], int]) -> int:

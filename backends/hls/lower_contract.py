@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from xdsl.ir import Operation
 
@@ -12,10 +14,14 @@ from qcc.backends.hls.lowering import Flow, Known, Lowering, Refusal, Table, sta
 from qcc.backends.hls.order import Loop, Order, row_major
 from qcc.backends.hls.steps import Array, Steps
 from qcc.backends.hls.units_matvec import LoadUnit, MatmulUnit, MatvecUnit, product_range, sum_range
+from qcc.backends.hls.units_rescale import RescaleUnit
 from qcc.backends.hls.units_window import DepthwiseUnit
 from qcc.ir.integer import IntegerContractOp, IntegerMatmulOp
 from qcc.numerics.integer_values import integer_factor, integer_values
 from qcc.numerics.tensor import QuantizedTensor
+
+MOST_CHANNELS = 128
+"""Outputs beyond which a streamed layer's biases and multipliers stay in memory as well."""
 
 ROM_BITS = 1 << 17
 """Weights of a layer beyond which they stay in memory and are streamed in."""
@@ -42,12 +48,31 @@ def _contract(low: Lowering, op: Operation) -> None:
         sums = _sums(op, dense, bias, source.element)
         codes = choose_codes(dense)
         unit = MatvecUnit(count, dense, bias, source.element, codes, Steps(sums), dense.size * codes.bits > ROM_BITS)
-    inputs = [source.edge]
-    if isinstance(unit, MatvecUnit) and unit.streamed:
-        inputs.append(low.emit("weights", op, LoadUnit(unit), (), None, 0))
-    edge = low.emit("sums", op, unit, tuple(inputs), sums, count * len(weights))
     order = rows.spread(row_major(len(weights)), len(weights))
+    if isinstance(unit, MatvecUnit) and unit.streamed:
+        edge = _streamed(low, op, unit, source.edge, bias)
+        element = low.graph.edges[edge].element
+        assert element is not None
+        low.set(op, Flow(edge, (*source.shape[:-1], len(weights)), order, element, op))
+        return
+    edge = low.emit("sums", op, unit, (source.edge,), sums, count * len(weights))
     low.set(op, Flow(edge, (*source.shape[:-1], len(weights)), order, sums, op))
+
+
+def _streamed(low: Lowering, op: Operation, unit: MatvecUnit, source: str, bias: Array) -> str:
+    """Add a unit whose weights are read from memory, and behind it, for many outputs, one whose tables are."""
+    large = unit.n > MOST_CHANNELS
+    if large:
+        none = np.zeros_like(bias)
+        unit = replace(unit, bias=none, steps=Steps(_sums(op, unit.weights, none, unit.x)))
+    words = low.emit("weights", op, LoadUnit(unit), (), None, 0)
+    sums, count = unit.result, unit.rows * unit.n
+    edge = low.emit("sums", op, unit, (source, words), sums, count)
+    if not large:
+        return edge
+    scale = RescaleUnit(unit.rows, bias, sums)
+    tables = low.emit("tables", op, LoadUnit(scale), (), None, 0)
+    return low.emit("scaled", op, scale, (edge, tables), scale.result, count)
 
 
 def _weights(low: Lowering, op: IntegerContractOp) -> Array:

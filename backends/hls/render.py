@@ -17,14 +17,17 @@ from qcc.backends.hls.settings import HlsSettings
 from qcc.backends.hls.simulate import Timing
 from qcc.backends.hls.steps import Array, element_type, numbers_text
 from qcc.backends.hls.units import Fold
-from qcc.backends.hls.units_matvec import MatvecUnit
+from qcc.backends.hls.units_matvec import Stored
 
 HEADERS = {
-    "matvec": "matvec.h", "load": "matvec.h", "matmul": "matvec.h", "window": "window.h", "reduce": "window.h",
-    "depthwise": "window.h", "map": "elementwise.h", "join": "elementwise.h", "softmax": "rows.h", "norm": "rows.h",
-    "quantize": "boundary.h", "dequantize": "boundary.h", "reorder": "flow.h", "concat": "flow.h",
-    "constant": "flow.h", "duplicate": "flow.h", "gearbox": "flow.h",
-}  # fmt: skip
+    "matvec.h": ("matvec", "load", "matmul", "rescale"),
+    "window.h": ("window", "reduce", "depthwise"),
+    "elementwise.h": ("map", "join"),
+    "rows.h": ("softmax", "norm"),
+    "boundary.h": ("quantize", "dequantize"),
+    "flow.h": ("reorder", "concat", "constant", "duplicate", "gearbox"),
+}
+HEADER_OF = {kind: header for header, kinds in HEADERS.items() for kind in kinds}
 """The header that has the C++ template of every kind of unit."""
 
 BYTES = {"f32": 4, "i32": 4, "i64": 8, "i8": 1, "u8": 1, "i1": 1}
@@ -38,7 +41,7 @@ class Memory:
     name: str
     count: int
     lanes: int
-    unit: MatvecUnit
+    unit: Stored
     fold: Fold
 
     @property
@@ -93,7 +96,7 @@ def memories_of(design: Design) -> list[Memory]:
     found: list[Memory] = []
     for built, load in design.loads():
         unit, fold = load.reader, built.fold
-        lanes = unit.codes.lanes(fold.pe * fold.simd)
+        lanes = unit.word_lanes(fold)
         found.append(Memory(f"weights_{built.node.name}", unit.depth(fold), lanes, unit, fold))
     return found
 
@@ -107,7 +110,7 @@ def layer_text(design: Design, built: Built) -> str:
         name=node.name,
         title=f"{node.name}: {node.unit.template}, {layer}",
         note=f"folding {built.fold} (PE x SIMD), {built.cycles} cycles a frame",
-        header=f"../qcc_hls/{HEADERS[node.unit.template]}",
+        header=f"../qcc_hls/{HEADER_OF[node.unit.template]}",
         template=node.unit.template,
         inputs=inputs,
         outputs=outputs,

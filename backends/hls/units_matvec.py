@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from qcc.backends.hls.codes import Codes, fold_words
 from qcc.backends.hls.cost_parts import dsp_of_product, lut_of_product, memory_blocks
-from qcc.backends.hls.elements import Element, width_of
+from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Array, Step, Steps
-from qcc.backends.hls.units import WIDEST, Action, Context, Cost, Fold, divisors
+from qcc.backends.hls.units import Action, Context, Cost, Fold, Unit, divisors
 
 WIDEST_WORD = 1024
 """Products a cycle at most: what is unrolled stays within what compilers take."""
@@ -140,6 +140,15 @@ class MatvecUnit:
         """Return the number of words that hold the weights."""
         return (self.n // fold.pe) * (self.k // fold.simd)
 
+    def word_lanes(self, fold: Fold) -> int:
+        """Return the lanes of a word of weights."""
+        return self.codes.lanes(fold.pe * fold.simd)
+
+    @property
+    def readings(self) -> int:
+        """How often a frame reads the weights: once a tile."""
+        return self.rows // self.tile
+
     def words(self, fold: Fold) -> Array:
         """Return the packed words of the weights, uint64 [N/PE * K/SIMD, lanes]."""
         return self.codes.pack(fold_words(self.weights, fold.pe, fold.simd))
@@ -154,22 +163,42 @@ class MatvecUnit:
         }  # fmt: skip
 
 
+class Stored(Unit, Protocol):
+    """A unit that reads words from memory."""
+
+    @property
+    def readings(self) -> int:
+        """How often a frame reads them all."""
+        ...
+
+    def word_lanes(self, fold: Fold) -> int:
+        """Return the lanes of 64 bits in a word."""
+        ...
+
+    def depth(self, fold: Fold) -> int:
+        """Return the number of words."""
+        ...
+
+    def words(self, fold: Fold) -> Array:
+        """Return the words, uint64 [depth, lanes]."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class LoadUnit:
-    """Reads the words of a layer's weights from memory, once for every tile of its rows."""
+    """Reads the words of a unit's weights or tables from memory, as often as the unit needs them."""
 
     template: ClassVar[str] = "load"
 
-    reader: MatvecUnit
+    reader: Stored
 
     def folds(self) -> list[Fold]:
         """Return the foldings of the unit that reads the weights."""
         return self.reader.folds()
 
     def cycles(self, fold: Fold) -> int:
-        """Return one cycle a word and tile."""
-        unit = self.reader
-        return unit.rows // unit.tile * (unit.n // fold.pe) * (unit.k // fold.simd)
+        """Return one cycle a word and reading."""
+        return self.reader.readings * self.reader.depth(fold)
 
     def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return one output of one word."""
@@ -181,16 +210,16 @@ class LoadUnit:
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a burst engine as wide as a word."""
-        bits = 64 * self.reader.codes.lanes(fold.pe * fold.simd)
+        bits = 64 * self.reader.word_lanes(fold)
         return Cost(600 + bits, 900 + 2 * bits, 0, 2 * bits / 36)
 
     def context(self, fold: Fold) -> Context:
         """Return the words of memory and how often they are read."""
         unit = self.reader
         return {
-            "lanes": unit.codes.lanes(fold.pe * fold.simd),
+            "lanes": unit.word_lanes(fold),
             "words": unit.depth(fold),
-            "tiles": unit.rows // unit.tile,
+            "tiles": unit.readings,
         }
 
 
@@ -269,11 +298,3 @@ def product_range(left: Element, right: Element, count: int) -> Element:
     """Return the range of every partial sum of `count` products."""
     corners = [a * b for a in (left.low, left.high) for b in (right.low, right.high)]
     return Element(min(0, min(corners) * count), max(0, max(corners) * count))
-
-
-def accumulator_bits(element: Element) -> int:
-    """Return the width that sums in a range need."""
-    return width_of(element.low, element.high)
-
-
-__all__ = ["WIDEST", "LoadUnit", "MatmulUnit", "MatvecUnit", "accumulator_bits", "product_range", "sum_range"]

@@ -68,7 +68,7 @@ def recipe_text(name: str) -> str:
     """
     names = recipe_names()
     if name not in names:
-        raise RecipeError(f"there is no recipe '{name}'", fix=f"{_nearest(name, names)}known: {', '.join(names)}")
+        raise RecipeError(f"there is no recipe '{name}'", fix=f"{_nearest(name, names)}`qcc recipes` lists all")
     return files("qcc.recipes").joinpath(f"{name}.yaml").read_text("utf-8")
 
 

@@ -187,7 +187,7 @@ def test_folding_by_hand_is_kept(tmp_path: Path) -> None:
 
 def test_text_does_not_grow_with_the_layer(tmp_path: Path) -> None:
     sizes: list[int] = []
-    for n in (256, 1024):
+    for n in (256, 2048):
         net = Net()
 
         def build(x: SSAValue, net: Net = net, n: int = n) -> object:
@@ -195,14 +195,14 @@ def test_text_does_not_grow_with_the_layer(tmp_path: Path) -> None:
             return net.floats(net.requant(sums, channels=n, shift=17))
 
         module = make({"x": tensor([1, n], "f32")}, build)
-        project, folder = emit(module, net.store, tmp_path / str(n), 2, {"part": "xcu55c", "target_fps": "1e4"})
+        project, folder = emit(module, net.store, tmp_path / str(n), 2, {"part": "xcu55c", "target_fps": "5e3"})
         assert len(list((folder / "weights").glob("*.bin"))) >= 1
         assert any(one.node.unit.template == "load" for one in project.design.nodes)
         status, said = simulate(folder)
         assert status == 0, said
         texts = [path for path in folder.rglob("*") if path.suffix in (".h", ".cpp") and "ap_types" not in path.parts]
         sizes.append(sum(path.stat().st_size for path in texts))
-    assert sizes[1] < 2 * sizes[0]
+    assert sizes[1] < 1.2 * sizes[0]
 
 
 def texts_of(folder: Path) -> dict[str, str]:
@@ -242,9 +242,10 @@ def test_memory_ports_say_their_depth(tmp_path: Path) -> None:
     assert "m_axi" in top
     assert lint({**texts, "src/net.cpp": re.sub(r" depth=\d+ offset", " offset", top)})
     words = int(re.search(r"m_axi .* depth=(\d+)", top)[1])  # type: ignore[index]
-    (memory,) = (folder / "weights").glob("*.bin")
     lanes = int(re.search(r"qcc::lanes<(\d+)> \*", top)[1])  # type: ignore[index]
-    assert memory.stat().st_size == words * lanes * 8
+    sizes = [memory.stat().st_size for memory in (folder / "weights").glob("*.bin")]
+    assert len(sizes) == 2, "weights, and the tables of 300 outputs"
+    assert words * lanes * 8 in sizes
     assert project.design.loads()
 
 

@@ -105,6 +105,37 @@ streamed_tiles:
   }
 }
 
+/* y = F::apply(((x + bias) * multiplier + half) >> shift) with tables by channel that are read from memory with the first
+   row: a word holds, for each of P channels, the bias in one lane, multiplier and shift in the next. */
+template <class G, class F, class X, class Y, int P>
+void rescale(hls::stream<vec<X, P>> &in, hls::stream<lanes<2 * P>> &tables, hls::stream<vec<Y, P>> &out) {
+  static_assert(G::CHANNELS % P == 0, "a token stays within the channels");
+  lanes<2 * P> kept[G::CHANNELS / P];
+rescale_rows:
+  for (int row = 0; row < G::ROWS; row++) {
+  rescale_tokens:
+    for (int c = 0; c < G::CHANNELS / P; c++) {
+#pragma HLS PIPELINE II=1
+      vec<X, P> x = in.read();
+      lanes<2 * P> word;
+      if (row == 0) {
+        word = tables.read();
+        kept[c] = word;
+      } else {
+        word = kept[c];
+      }
+      vec<Y, P> y;
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        typename F::biased_t sum = x[p] + typename F::biased_t((long long)word.v[2 * p]);
+        ap_int<32> multiplier = ap_int<32>(word.v[2 * p + 1]);
+        y[p] = F::apply(sum, multiplier, int(word.v[2 * p + 1] >> 32), c * P + p);
+      }
+      out.write(y);
+    }
+  }
+}
+
 /* Products of two computed matrices, G::BATCH times [M, K] x [K, N]: the right one is kept, PE columns a cycle. */
 template <class G, class F, class A, class B, class Y>
 void matmul(hls::stream<vec<A, 1>> &left, hls::stream<vec<B, G::PE>> &right, hls::stream<vec<Y, G::PE>> &out) {
