@@ -122,8 +122,10 @@ def compile_program(
     backend = backend_of(options.target)
     if cache is not None and isinstance(backend, HasToolchain):
         imported, calls = import_program(program), None if calibration is None else list(calibration)
-        chosen = _backend_options(options, read_settings(options.settings, backend.capabilities))
-        used = (str(replace(options, recipe="", cc="")), str(chosen), backend.toolchain(chosen), samples_digest(calls))
+        # threads are chosen when the program is loaded
+        keyed = replace(options, recipe="", cc="", threads=0)
+        chosen = _backend_options(replace(options, threads=0), read_settings(options.settings, backend.capabilities))
+        used = (str(keyed), str(chosen), backend.toolchain(chosen), samples_digest(calls))
         key = program_key(imported.module, imported.store, load_recipe(options.recipe), options.target, *used)
 
         def make(folder: Path) -> None:

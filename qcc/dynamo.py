@@ -134,7 +134,11 @@ class _Compiler:
             raise RecipeError("the recipe does not fit the model", problems, fix=f"layers: {', '.join(layers[:4])}")
         chosen = tuple(one for one in recipe.overrides if any(map(one.matches, layers)))
         options = Options(
-            recipe=recipe.model_copy(update={"overrides": chosen}), target=self.target, arch=self.arch, golden=False
+            recipe=recipe.model_copy(update={"overrides": chosen}),
+            target=self.target,
+            arch=self.arch,
+            threads=torch.get_num_threads(),
+            golden=False,
         )
         return compile_program(group.program, options, calls, Cache(self.options.cache_dir))
 

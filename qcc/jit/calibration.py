@@ -14,7 +14,8 @@ from qcc.errors import Problem, QccError
 from qcc.jit.weights import source_of
 
 Calls = list[tuple[torch.Tensor, ...]]
-_ARGUMENT = re.compile(r"L\['(\w+)'\]")
+# an argument by name; where Dynamo wraps the call, by position or as a keyword
+_ARGUMENT = re.compile(r"L\['args'\]\[(\d+)\]|L\['kwargs'\]\['(\w+)'\]|L\['(\w+)'\]")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def samples_of(graph: GraphModule, examples: Sequence[Any], calls: Iterable[Any]
         raise QccError("the calibration can be read only once, and every graph reads it", fix="give a list")
     sources = [source_of(node) for node in graph.graph.nodes if node.op == "placeholder"]
     names = {
-        position: found[1]
+        position: str(found[found.lastindex or 0])
         for position, (source, example) in enumerate(zip(sources, examples, strict=True))
         if isinstance(example, torch.Tensor) and (found := _ARGUMENT.fullmatch(source))
     }
@@ -88,12 +89,13 @@ def samples_of(graph: GraphModule, examples: Sequence[Any], calls: Iterable[Any]
 
 
 def _bound(call: Any, parameters: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a call by the names of the parameters."""
+    """Return the tensors of a call by the names of the parameters, those of a tuple also by position."""
     pairs: Iterable[tuple[Any, Any]] = ()
     if isinstance(call, Mapping):
         pairs = cast(Mapping[Any, Any], call).items()
     elif isinstance(call, list | tuple):
-        pairs = zip(parameters, cast(Sequence[Any], call), strict=False)
+        values = cast(Sequence[Any], call)
+        pairs = [*enumerate(values), *zip(parameters, values, strict=False)]
     return {str(name): value for name, value in pairs if isinstance(value, torch.Tensor)}
 
 
