@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -59,7 +60,8 @@ def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_digits_from_training_to_make_csim(tmp_path: Path) -> None:
     line = [sys.executable, str(ROOT / "examples" / "digits_hls.py"), "--output", str(tmp_path / "digits")]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=550, check=False)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr
     found = re.search(r"float ([\d.]+)%, fixed8 ([\d.]+)%", done.stdout)
     assert found is not None
