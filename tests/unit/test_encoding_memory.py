@@ -37,7 +37,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PART_ELEMENTS", PART)
     monkeypatch.setattr(planes, "tiles", partial(tiles, budget=PART))
     monkeypatch.setattr(plane_fit, "TILE_ELEMENTS", PART)
-    monkeypatch.setattr(search, "_FACTORS", (1.0, 0.7))
+    monkeypatch.setattr(search, "FACTORS", (1.0, 0.7))
     monkeypatch.setattr(search, "_PAIR_FACTORS", (1.0, 0.1))
 
 
