@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from xdsl.ir import SSAValue
 
 from qcc.backends.cpu.emit_elementwise import emit_binary_views
 from qcc.backends.cpu.fields import dtype, nd_fields, read, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.refusal import Refusal
-from qcc.backends.cpu.views import ONE, View
+from qcc.backends.cpu.views import ONE, View, dense
+from qcc.backends.cpu.weights import tensor_bytes, view_name
 from qcc.ir.integer import CodesOp, OfCodesOp, code_scalar
 from qcc.ir.kernel import uses_of
 from qcc.ir.quant import QuantizeOp
 from qcc.ir.types import TensorType, type_of
+from qcc.numerics.levels import round_level
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
 
@@ -76,9 +79,8 @@ def _plain_format(kind: TensorType) -> tuple[QType, IntDecode]:
         )
     if qtype.zero is not None or qtype.grid != "mid_tread" or qtype.rounding != "rne" or qtype.overflow != "saturate":
         faults.append("codes must be symmetric, round half to even on a mid-tread grid and saturate")
-    level = qtype.levels[0] if len(qtype.levels) == 1 else None
-    if level is None or level.dtype != "f32" or level.offset != "none" or level.protective is not None:
-        faults.append("one level of f32 scales is taken")
+    if len(qtype.levels) != 1 or qtype.levels[0].offset != "none" or qtype.levels[0].protective is not None:
+        faults.append("one level of scales is taken, without an offset")
     if faults:
         raise Refusal(f"meets integers in the format '{qtype}': {'; '.join(faults)}", "use int8 with 'when: static'")
     return qtype, qtype.decode
@@ -88,10 +90,23 @@ def _scale(low: Lowering, qtype: QType, scales: Sequence[SSAValue], kind: Tensor
     """Return the scale of every element as a view that repeats them."""
     if len(scales) != 1:
         raise Refusal(f"the scales of '{qtype}' are computed at run time", "calibrate the model, or use when: static")
-    scale = low.cast(low.view(scales[0]), "f32")
-    sizes = scale.shape[-kind.rank :] if kind.rank else ()
-    if scale.rank > kind.rank or any(
-        have not in (ONE, want) for have, want in zip(sizes, kind.shape[-len(sizes) :], strict=True)
-    ):
+    scale = _rounded(low, qtype, low.view(scales[0]))
+    blocks = any(
+        have not in (ONE, want) for have, want in zip(reversed(scale.shape), reversed(kind.shape), strict=False)
+    )
+    if blocks or scale.rank > kind.rank:
         raise Refusal(f"has scales of blocks in the format '{qtype}'", "use one scale for the tensor")
     return scale.expand(kind.shape)
+
+
+def _rounded(low: Lowering, qtype: QType, scale: View) -> View:
+    """Return scales as the format stores them: of powers of two, or a constant, they are made at compile time."""
+    level = qtype.levels[0]
+    if level.dtype == "f32" and level.statistic != "constant":
+        return low.cast(scale, "f32")
+    value = low.constants.tensor(scale)
+    if value is None:
+        raise Refusal(f"the scales of '{qtype}' are computed at run time", "calibrate the model, or use when: static")
+    stored = round_level(value, level, value, 1.0).to(torch.float32)
+    name = f"{view_name(scale)}: as {level.dtype} {level.rounding} {level.statistic} {level.constant}"
+    return dense(low.constants.derived(name, lambda: tensor_bytes(stored)), "f32", scale.shape)
