@@ -82,7 +82,6 @@ def configuration(length: int = 512) -> LlamaConfig:
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=length,
-        rope_theta=10_000.0,
         rms_norm_eps=1e-5,
         tie_word_embeddings=False,
         bos_token_id=0,
