@@ -37,7 +37,7 @@ test: $(VENV)/.test
 	$(RUN) -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.test
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n auto --dist loadfile
 
 check: $(VENV)/.test
 	$(VENV)/bin/ruff check .
