@@ -1,4 +1,4 @@
-"""Write docs/one-model.md: a small model as IR, as C in both plans, as a Triton kernel, and what was checked."""
+"""Write docs/one-model.md: a small model as IR, as C in both plans, as a Triton kernel, without floats, and checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from one_model_text import C_PLAN, C_TABLES, CHECKED, HEAD, IR_FUSED, IR_QUANTIZED, NUMBERS, TRITON
+from one_model_text import C_PLAN, C_TABLES, CHECKED, HEAD, INTEGERS, IR_FUSED, IR_QUANTIZED, NUMBERS, TRITON
 from pages import write_or_check
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +18,7 @@ from torch.nn import functional
 from qcc.backends.base import BackendOptions, ContractCase
 from qcc.backends.cpu.backend import CpuBackend
 from qcc.backends.cpu.emitter import template_folder
+from qcc.backends.hls.backend import HlsBackend
 from qcc.backends.triton.backend import TritonBackend
 from qcc.backends.triton.emulate import EmulatedDevice
 from qcc.backends.triton.lower import GemmStep
@@ -25,6 +26,7 @@ from qcc.backends.triton.render import kernel_name, kernel_source
 from qcc.backends.triton.steps import launches_of, steps_of
 from qcc.golden import FLOAT_TOLERANCE
 from qcc.ir.base import LOCATION
+from qcc.ir.integer import IntegerContractOp, LookupOp
 from qcc.ir.kernel import KernelOp
 from qcc.ir.program import program_of
 from qcc.ir.quant import ContractOp, QuantizeOp
@@ -33,7 +35,9 @@ from qcc.recipes.load import load_recipe
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # what takes a module through every backend lives with the tests
 
+from tests import integer_backends  # noqa: E402
 from tests.every_backend import C_PLANS, Quantized, c_differences, quantized, triton_differences  # noqa: E402
+from tests.integer_backends import IntegerModule, integer_module  # noqa: E402
 
 TARGET = HERE / "one-model.md"
 ALIASES = {
@@ -72,6 +76,9 @@ class Page:
     """The model in every form. A section is a method that returns Markdown; `document` lists them in order."""
 
     one: Quantized
+    integer: IntegerModule
+    summed: IntegerModule
+    """The same module with the sums of its contractions as outputs."""
 
     @cached_property
     def case(self) -> ContractCase:
@@ -108,9 +115,9 @@ class Page:
 
     def c(self) -> str:
         """The calls of the layer `up` in both plans, and the inner loop of each."""
-        parts = [C_PLAN.format(calls=self._calls("group_after"), loop=_function("dot", "qcc_dot_block"))]
+        parts = [C_PLAN.format(calls=self._calls("group_after"), loop=_function("dot_portable", "qcc_dot_block"))]
         lookup = self._calls("lookup")
-        return "".join([*parts, C_TABLES.format(calls=lookup, loop=_function("lookup", "qcc_lookup_group"))])
+        return "".join([*parts, C_TABLES.format(calls=lookup, loop=_function("lookup_portable", "qcc_lookup_group"))])
 
     def _calls(self, plan: str) -> str:
         backend, store = CpuBackend(), self.one.store
@@ -133,6 +140,25 @@ class Page:
         end = _between(lines, "    y = acc", None)
         return TRITON.format(name=kernel_name(spec), loop="\n".join(loop), end="\n".join(end).rstrip())
 
+    def integers(self) -> str:
+        """The layer `up` in integers, as IR, in C and as HLS C++, held to the interpreter."""
+        operations = list(program_of(self.integer.module).body.block.ops)
+        first = next(index for index, op in enumerate(operations) if isinstance(op, IntegerContractOp))
+        end = next(index for index, op in enumerate(operations) if isinstance(op, LookupOp))
+        lines = [str(op) for op in operations[first : end + 1]]
+        backend, store = HlsBackend(), self.integer.store
+        with tempfile.TemporaryDirectory() as folder:
+            module = backend.legalize(self.integer.shaped_for(backend.capabilities), store)
+            backend.emit(module, store, None, BackendOptions(build=False), Path(folder))
+            header = (Path(folder) / "hls" / "src" / "layers" / "do_up_sums.h").read_text("utf-8")
+            found = integer_backends.c_differences(self.summed, Path(folder) / "cpu")
+            found += integer_backends.hls_differences(self.integer, Path(folder) / "simulated")
+        if found:
+            raise SystemExit("\n".join(["the backends differ without floats:", *found]))
+        sums = sum(value.numel() for name, value in self.summed.wanted[0].items() if name.startswith("sums"))
+        frames, loop = len(self.integer.frames), _function("fixed_isa", "qcc_requant_span")
+        return INTEGERS.format(ir="\n".join(lines), c=loop, hls=_shortened(header), frames=frames, sums=sums * frames)
+
     def checked(self) -> str:
         """Run every backend and say what was compared."""
         with tempfile.TemporaryDirectory() as folder, EmulatedDevice() as device:
@@ -149,8 +175,8 @@ class Page:
         )
 
     def document(self) -> str:
-        """Return the page. What another backend prints of the layer `up` goes before `checked`, and into it."""
-        return "\n".join([HEAD, self.numbers(), self.ir(), self.c(), self.triton(), self.checked()])
+        """Return the page."""
+        return "\n".join([HEAD, self.numbers(), self.ir(), self.c(), self.triton(), self.integers(), self.checked()])
 
 
 def _readable(text: str) -> str:
@@ -160,9 +186,17 @@ def _readable(text: str) -> str:
     return text
 
 
+def _shortened(header: str) -> str:
+    """Cut the lists of a header to their first numbers, and leave out rows of them after the second."""
+    lines = [re.sub(r"(\{+(?:[^,{}]+, ){4})[^{}]{40,}(\}+)", r"\1...\2", line) for line in header.strip().splitlines()]
+    rows = [index for index, line in enumerate(lines) if line.startswith("    {{")]
+    kept = [line for index, line in enumerate(lines) if index not in rows[1:]]
+    return re.sub(r"\n\n\n+", "\n\n", "\n".join(kept))
+
+
 def _function(family: str, name: str) -> str:
-    """Return a function of the plain C kernels."""
-    text = (template_folder() / f"qcc_k_{family}_portable.h").read_text("utf-8")
+    """Return a function of the C kernels."""
+    text = (template_folder() / f"qcc_k_{family}.h").read_text("utf-8")
     found = re.search(rf"^(?:/\*[^\n]*\*/\n)?[^\n]*QCC_FN\({name}\).*?^}}$", text, re.MULTILINE | re.DOTALL)
     assert found is not None, name
     return found[0]
@@ -178,11 +212,13 @@ def _between(lines: list[str], first: str, last: str | None) -> list[str]:
 
 def main() -> int:
     """Write or check the page."""
-    recipe = load_recipe("w4a8").model_dump(mode="json")
-    one = quantized(Mlp(), {"x": fractions(29, 101, 4, 64) / 32}, recipe, static=True).within(FLOAT_TOLERANCE)
-    for op in one.module.walk():
-        op.attributes.pop(LOCATION, None)  # a line of this script tells nothing
-    return write_or_check(TARGET, Page(one).document())
+    recipe, example = load_recipe("w4a8").model_dump(mode="json"), {"x": fractions(29, 101, 4, 64) / 32}
+    one = quantized(Mlp(), example, recipe, static=True).within(FLOAT_TOLERANCE)
+    plain, summed = (integer_module(Mlp(), example, "fixed8", sums=sums) for sums in (False, True))
+    for module in (one.module, plain.module):
+        for op in module.walk():
+            op.attributes.pop(LOCATION, None)  # a line of this script tells nothing
+    return write_or_check(TARGET, Page(one, plain, summed).document())
 
 
 if __name__ == "__main__":

@@ -127,6 +127,36 @@ and the end, where the region of the kernel goes on after the contraction:
 ```
 """
 
+INTEGERS = """## Without floats
+
+An FPGA has no floats, and a CPU need not use its own. Under the recipe `fixed8` all weights and values have 8 bits and
+scales that were fixed from samples, and `lower-integer` leaves none of the scales between the first quantizer and the
+last: they become factors of whole numbers. The bias is a whole number of the scale of the sums; `requant` multiplies,
+shifts to the right and rounds; GELU is a table of all its values:
+
+```
+{ir}
+```
+
+In C (`--set arithmetic=integer`) each operation is a call again. Inside `requant` runs, on sums widened to 64 bits,
+
+```c
+{c}
+```
+
+As HLS C++ ([the HLS project](hls-project.md)) the layer is one file, in which the unit of the contraction applies the
+steps that follow to each sum as it leaves. Weights are a ROM of words, each as wide as what is read in one cycle. Long
+lists are cut here:
+
+```cpp
+{hls}
+```
+
+Nothing of this rounds in floats, so nothing differs by a last bit. For {frames} inputs, NaN and infinity
+among them, the outputs are the interpreter's bit for bit: those of the C program, where the {sums} sums of both layers
+are compared as well, and those of the simulation of the HLS project with an ordinary compiler.
+"""
+
 CHECKED = """## What was checked
 
 The interpreter executes the IR as it is defined, one operation at a time. Its values for the example are the golden
@@ -143,5 +173,6 @@ one: there, outputs are held to what quantization itself changed, and the intege
 Triton's interpreter, which executes their source on a CPU.
 
 The tests do the same with other models, shapes and widths from 1 to 8 bits
-([`tests/e2e/test_every_backend.py`](../tests/e2e/test_every_backend.py)).
+([`tests/e2e/test_every_backend.py`](../tests/e2e/test_every_backend.py), and
+[`tests/e2e/test_every_integer_backend.py`](../tests/e2e/test_every_integer_backend.py) without floats).
 """
