@@ -89,7 +89,9 @@ def test_many_groups_use_the_whole_budget() -> None:
         ([[1.0]], [[1, 2]], 4, "a cost for each"),
     ],
 )
-def test_what_has_no_solution_is_said(errors: list[list[float]], costs: list[list[int]], budget: int, what: str) -> None:
+def test_what_has_no_solution_is_said(
+    errors: list[list[float]], costs: list[list[int]], budget: int, what: str
+) -> None:
     with pytest.raises(ValueError, match=what):
         allocate(errors, costs, budget)
 
