@@ -7,7 +7,8 @@ choice alone rounded. Weights are rounded as their solver does where it reads no
     hessian   c times the sum over layers of tr(D H D^T) / tr(W H W^T), where D is what W loses, H the sum of x x^T over
               its inputs x, and c such that the middle one of the candidates does the harm that it does
 
-The first runs every sample once for each choice and candidate, the second once for each choice and once more.
+The first runs every sample once for each choice and candidate and once more, the second once for each choice and twice
+more.
 """
 
 from __future__ import annotations
