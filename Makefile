@@ -7,13 +7,14 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check clean
+.PHONY: help demo test test-slow docs check clean
 
 help:
 	@echo "make demo       compile a pretrained sentence encoder to C with 4-bit weights, run it, compare it"
 	@echo "make test       run the test suite"
 	@echo "make test-slow  run the heavier checks that make test leaves out"
-	@echo "make check      lint, types, generated documentation"
+	@echo "make docs       build the documentation as a site, in build/site"
+	@echo "make check      lint, types, generated documentation, the site"
 	@echo "make clean      remove the virtual environment and caches"
 
 $(VENV)/.demo: pyproject.toml Makefile
@@ -27,7 +28,7 @@ $(VENV)/.demo: pyproject.toml Makefile
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install -e ".[demo,test]"
+	$(PIP) install -e ".[demo,docs,test]"
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -39,11 +40,16 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(RUN) -m pytest -m slow -n auto --dist loadfile
 
-check: $(VENV)/.test
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+check: $(VENV)/.test docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	$(RUN) docs/make_ir_reference.py --check
+	$(RUN) docs/make_pass_reference.py --check
+	$(RUN) docs/make_gallery.py --check
 	$(RUN) docs/make_formats.py --check
 	$(RUN) docs/make_one_model.py --check
 

@@ -31,7 +31,7 @@ from qcc.ir.store import WeightStore
 from qcc.ir.types import tensor
 from qcc.opt import main as qcc_opt
 from qcc.recipes.load import load_recipe
-from qcc.recipes.model import ActivationScheme, Override, Recipe, TensorScheme, WeightScheme
+from qcc.recipes.model import ActivationScheme, Allocation, Budget, Override, Recipe, TensorScheme, WeightScheme
 from tests.installed import install, run_script
 
 ROOT = Path(__file__).parents[2]
@@ -267,7 +267,7 @@ def test_recipes_of_the_documentation_load() -> None:
 
 def test_every_key_of_a_recipe_is_documented() -> None:
     text = (DOCS / "recipes.md").read_text("utf-8")
-    models = (Recipe, WeightScheme, ActivationScheme, TensorScheme, Override)
+    models = (Recipe, WeightScheme, ActivationScheme, TensorScheme, Override, Allocation, Budget)
     assert not {name for one in models for name in one.model_fields if f"`{name}`" not in text}
 
 
@@ -346,9 +346,18 @@ def test_every_page_is_in_the_readme() -> None:
     assert not [path.name for path in DOCS.glob("*.md") if f"(docs/{path.name})" not in readme]
 
 
-@pytest.mark.parametrize("script", ["make_ir_reference.py", "make_formats.py", "make_one_model.py"])
+GENERATED = [
+    "make_ir_reference.py",
+    "make_pass_reference.py",
+    "make_gallery.py",
+    "make_formats.py",
+    "make_one_model.py",
+]
+
+
+@pytest.mark.parametrize("script", GENERATED)
 def test_generated_pages_are_current(script: str) -> None:
-    if script == "make_one_model.py":
+    if script in ("make_one_model.py", "make_gallery.py"):
         pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, str(DOCS / script), "--check"],
