@@ -20,6 +20,7 @@ from qcc.errors import QccError, RecipeError, ShapeError
 from qcc.frontend.export import import_program
 from qcc.interpreter import Interpreter
 from qcc.ir.context import QccContext
+from qcc.ir.integer import IntegerContractOp
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import program_of
 from qcc.ir.quant import ContractOp
@@ -29,7 +30,7 @@ from qcc.numerics.qtype_bits import storage_bits
 from qcc.numerics.quantize import fake_quantize
 from qcc.passes.allocate_bits import AllocateBits, allocated_recipe
 from qcc.passes.layer_schemes import layer_name
-from qcc.passes.pipeline import planned_recipe, planning, raising, run_passes
+from qcc.passes.pipeline import lowering, planned_recipe, planning, raising, run_passes, solving
 from qcc.passes.sensitivity import Choice, harms
 from qcc.recipes.load import load_recipe, recipe_yaml
 from qcc.recipes.model import Recipe, WeightScheme
@@ -68,7 +69,7 @@ def data(seed: int, *sizes: int) -> SampleRun:
 def recipe_of(budget: dict[str, Any], **rest: Any) -> Recipe:
     by = rest.pop("by", "output")
     section = {"candidates": rest.pop("candidates", CANDIDATES), "budget": budget, "by": by}
-    return load_recipe({"weights": {"format": "uint4", "group": 8}, "allocate": section, **rest})
+    return load_recipe({"weights": {"format": "uint4", "group": 8}, "allocate": section} | rest)
 
 
 def planned(recipe: Recipe, seed: int = 0, samples: SampleRun | None = None) -> tuple[ModuleOp, WeightStore]:
@@ -187,6 +188,42 @@ def test_layers_with_weights_by_an_override_keep_them_and_count() -> None:
     assert set(formats(planned(recipe_of({"bits_per_weight": 1}, overrides=every))[0]).values()) == {
         "int8 | (1,-1) f16"
     }
+
+
+def test_convolutions_are_chosen_for_and_what_stays_in_float_is_not() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)).eval()
+    found = import_program(torch.export.export(model, (torch.randn(1, 3, 7, 7),)))
+    (name,) = program_of(found.module).input_names
+    samples = SampleRun([{name: torch.randn(1, 3, 7, 7, generator=torch.Generator().manual_seed(1))}])
+    recipe = recipe_of({"bits_per_weight": 7}, candidates=[{"format": "int2"}, {"format": "int4"}, {"format": "int8"}])
+    run_passes(planning(recipe), QccContext(found.store, samples), found.module)
+    assert sorted(formats(found.module)) == ["0", "2"]
+    assert bits_of(found.module) <= 7
+    written = planned_recipe(recipe, found.module)
+    assert {one.match for one in written.overrides} <= {"0", "2"}
+    again = import_program(torch.export.export(model, (torch.randn(1, 3, 7, 7),)))
+    run_passes(planning(written), QccContext(again.store), again.module)
+    assert formats(again.module) == formats(found.module)
+
+
+def test_programs_of_integers_alone_follow_the_choice() -> None:
+    recipe = recipe_of(
+        {"bits_per_weight": 5.8},
+        candidates=[{"format": "int3", "clip": "mse"}, {"format": "int4", "clip": "mse"}, {"format": "int8"}],
+        weights={"format": "int4", "clip": "mse"},
+        activations={"format": "int8", "when": "static", "granularity": "tensor"},
+    )
+    module, store = imported(0)
+    context = QccContext(store, data(0))
+    run_passes([*planning(recipe, integer_only=True), *solving(), *lowering(integer_only=True)], context, module)
+    widths = {type_of(op.weight).qtype for op in module.walk() if isinstance(op, IntegerContractOp)}
+    assert len(widths) > 1
+    for sample in data(0).samples:
+        exact = next(iter(Interpreter(*imported(0)).run(sample).values()))
+        found = next(iter(Interpreter(module, store).run(sample).values()))
+        assert float((found - exact).norm() / exact.norm()) < 0.1
 
 
 def test_a_budget_in_bytes_holds_for_the_stored_weights() -> None:

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from qcc.errors import RecipeError
 from qcc.numerics.presets import PRESETS, format_of
-from qcc.recipes.load import load_recipe, recipe_names, recipe_text
+from qcc.recipes.load import load_recipe, recipe_names, recipe_text, recipe_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -16,6 +17,7 @@ def test_named_recipes_load_and_survive_json(name: str) -> None:
     assert recipe.description
     assert load_recipe(recipe.model_dump_json()) == recipe
     assert load_recipe(recipe.model_dump()) == recipe
+    assert load_recipe(yaml.safe_load(recipe_yaml(recipe))) == recipe
 
 
 def test_the_recipes_the_documentation_names_are_there() -> None:
