@@ -40,7 +40,7 @@ test: $(VENV)/.test
 	$(RUN) -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.test
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n auto --dist loadfile
 
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from xdsl.dialects.builtin import ModuleOp
@@ -20,6 +20,8 @@ from qcc.ir.store import WeightStore
 from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
 
 Tensors = Mapping[str, torch.Tensor]
+Arithmetic = Literal["float", "integer"]
+"""What a program computes with between its input and output quantizers."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Capabilities:
     what a byte of memory traffic costs in the same terms; without any plan, contractions keep the one they were given.
     `architectures` are the names that `--arch` may list, none where a target has none. `integer_only` says that it has
     no floats between the inputs and outputs of a program: `quantize-values` and `lower-integer` are run for it.
+    `integer` is what it takes of programs without floats where it computes both: `--set arithmetic=integer` chooses.
     `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
     for values that it cannot take.
     """
@@ -51,8 +54,13 @@ class Capabilities:
     byte_cost: float = 0.0
     architectures: tuple[str, ...] = ()
     integer_only: bool = False
+    integer: Capabilities | None = None
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     check_settings: Callable[[Mapping[str, str]], object] | None = None
+
+    def computing(self, arithmetic: Arithmetic) -> Capabilities:
+        """Return what the target takes of programs in an arithmetic; where it has no choice of one, all it takes."""
+        return self.integer if arithmetic == "integer" and self.integer is not None else self
 
 
 @dataclass(frozen=True)

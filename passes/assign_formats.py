@@ -14,7 +14,6 @@ A layer left in float carries the attribute `left_in_float` with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,10 +31,9 @@ from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.qtype import QType
-from qcc.passes.layer_schemes import LayerScheme, matches, misfits, row_overrides, scheme_of
-from qcc.passes.solvers.table import SOLVERS
+from qcc.passes.layer_schemes import LayerScheme, matches, misfits, row_overrides, scheme_of, solver_problems
 from qcc.recipes.load import load_recipe
-from qcc.recipes.model import Recipe, WeightScheme
+from qcc.recipes.model import Recipe
 
 _NOT_LOWERED = "the convolution is not lowered to a contraction: run lower-conv first"
 
@@ -81,20 +79,9 @@ def _refuse_unavailable(recipe: Recipe) -> None:
         problems.append(Problem("kv_cache", "cannot be quantized in this version of qcc", "set format: f32"))
     schemes = [("weights", recipe.weights)]
     schemes += [(one.match, one.weights) for one in recipe.overrides if one.weights is not None]
-    problems += [problem for where, scheme in schemes for problem in _solver_problems(where, scheme)]
+    problems += [problem for where, scheme in schemes for problem in solver_problems(where, scheme)]
     if problems:
         raise RecipeError("the recipe asks for what this version cannot do", problems)
-
-
-def _solver_problems(where: str, scheme: WeightScheme) -> Iterator[Problem]:
-    solver = SOLVERS.get(scheme.solver)
-    if solver is None:
-        known = ", ".join(SOLVERS)
-        yield Problem(
-            f"{where}: solver {scheme.solver}", "is not available in this version of qcc", f"set one of {known}"
-        )
-    elif not scheme.is_float and (what := solver.problem(scheme.qtype())):
-        yield Problem(f"{where}: solver {scheme.solver}", f"cannot solve '{scheme.qtype()}', which {what}")
 
 
 def _refuse_misfits(recipe: Recipe, names: list[str], linear: list[tuple[LinearOp, LayerScheme]]) -> None:

@@ -6,7 +6,7 @@ Two passes ask: the one that lowers convolutions, and the one that assigns forma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -21,10 +21,14 @@ from qcc.ir.program import WeightOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.stored_parts import parameter_parts
+from qcc.passes.solvers.table import SOLVERS
 from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
 
 INPUT_FORMAT = "input_format"
 """Name of the attribute with the static format that a fold has prepared a layer's input for."""
+
+ALLOCATED = "allocated"
+"""Name of the attribute with the weights, as YAML, that bit allocation chose for a layer."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,44 @@ def matches(override: Override, name: str) -> bool:
 
 
 def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
-    """Return the formats of a layer: the recipe's, or those of the last override that matches."""
+    """Return the formats of a layer: the recipe's, those of the last override that matches, or what was allocated."""
     name = layer_name(layer)
     weights, activations = recipe.weights, recipe.activations
     for override in recipe.overrides:
         if matches(override, name):
             weights = override.weights or weights
             activations = override.activations or activations
+    if (chosen := allocated_weights(layer)) is not None:
+        weights = chosen
     noted = layer.attributes.get(INPUT_FORMAT)
     if isinstance(noted, StringAttr):
         activations = ActivationScheme(format=noted.data, when="static")
     return LayerScheme(name, weights, activations, _reason(layer, weights))
+
+
+def allocated_weights(layer: Operation) -> WeightScheme | None:
+    """Return what bit allocation chose for a layer, if it did."""
+    noted = layer.attributes.get(ALLOCATED)
+    return WeightScheme.model_validate(yaml.safe_load(noted.data)) if isinstance(noted, StringAttr) else None
+
+
+def allocate_weights(layer: Operation, weights: WeightScheme) -> None:
+    """Note what bit allocation chose for a layer."""
+    layer.attributes[ALLOCATED] = StringAttr(_inline(weights.model_dump(exclude_defaults=True)))
+
+
+def _inline(data: dict[str, object]) -> str:
+    return yaml.safe_dump(data, default_flow_style=True, sort_keys=False, width=1000).strip()
+
+
+def solver_problems(where: str, scheme: WeightScheme) -> Iterator[Problem]:
+    """Say what is wrong with the solver of weights, if anything."""
+    solver = SOLVERS.get(scheme.solver)
+    if solver is None:
+        what, known = "is not available in this version of qcc", ", ".join(SOLVERS)
+        yield Problem(f"{where}: solver {scheme.solver}", what, f"set one of {known}")
+    elif not scheme.is_float and (what := solver.problem(scheme.qtype())):
+        yield Problem(f"{where}: solver {scheme.solver}", f"cannot solve '{scheme.qtype()}', which {what}")
 
 
 def _reason(layer: LinearOp | ConvOp, weights: WeightScheme) -> str:
@@ -104,16 +135,19 @@ def row_overrides(found: Sequence[tuple[LayerScheme, Iterable[str]]], names: Seq
     """
     lines = ["overrides:"]
     for scheme, roles in found:
-        override = _row_override(scheme, roles, names)
-        lines.append(f"  - {yaml.safe_dump(override, default_flow_style=True, sort_keys=False, width=1000).strip()}")
+        lines.append(f"  - {_inline(_row_override(scheme, roles, names))}")
     return "\n".join(lines)
+
+
+def pattern_of(name: str, names: Sequence[str]) -> str:
+    """Return a pattern that means the layer of this name and no other of all `names`."""
+    alone = sum(matches(Override(match=name), one) for one in names) == 1
+    return name if alone else f"re:^{re.escape(name)}$"
 
 
 def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str]) -> dict[str, object]:
     """Return an override with one scale per row, whose pattern means this layer and no other."""
-    exact = f"re:^{re.escape(scheme.name)}$"
-    plain = Override(match=scheme.name)
-    override: dict[str, object] = {"match": scheme.name if sum(matches(plain, n) for n in names) == 1 else exact}
+    override: dict[str, object] = {"match": pattern_of(scheme.name, names)}
     if "weights" in roles:
         weights = {**scheme.weights.model_dump(exclude_defaults=True), "group": "row"}
         override["weights"] = {"format": "f32"} if scheme.weights.is_whole else weights

@@ -10,6 +10,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import VerifyException
 
 from qcc.errors import QccError
+from qcc.passes.allocate_bits import AllocateBits, allocated_recipe
 from qcc.passes.annotate_groups import AnnotateGroups
 from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.calibrate import Calibrate
@@ -56,9 +57,15 @@ def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
     For targets that are `integer_only` every other value gets a format as well.
     """
     text = recipe.model_dump_json()
-    layers = [LowerConv(text), Canonicalize(), FoldConstants(), AssignFormats(text)]
+    bits = [] if recipe.allocate is None else [AllocateBits(text)]
+    layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text)]
     values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
     return [*raising(), *transforming(recipe), *layers, *values]
+
+
+def planned_recipe(recipe: Recipe, module: ModuleOp) -> Recipe:
+    """Return a recipe with every choice that planning made for this module written out."""
+    return allocated_recipe(recipe, module)
 
 
 def solving() -> list[ModulePass]:

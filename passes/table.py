@@ -7,6 +7,12 @@ from collections.abc import Callable
 from xdsl.passes import ModulePass
 
 
+def _allocate_bits() -> type[ModulePass]:
+    from qcc.passes.allocate_bits import AllocateBits
+
+    return AllocateBits
+
+
 def _annotate_groups() -> type[ModulePass]:
     from qcc.passes.annotate_groups import AnnotateGroups
 
@@ -212,6 +218,7 @@ def _solve_weights() -> type[ModulePass]:
 
 
 PASSES: dict[str, Callable[[], type[ModulePass]]] = {
+    "allocate-bits": _allocate_bits,
     "annotate-groups": _annotate_groups,
     "assign-formats": _assign_formats,
     "awq": _awq,

@@ -1,7 +1,8 @@
 """The artifact: a folder (or a zip of one) that holds everything a compiled program needs.
 
 `manifest.json` says what the other files are and what they must contain; `program.mlir` and `weights.safetensors` are
-the final module; each backend adds a folder. The folder appears under its name only when it is complete.
+the final module; `recipe.yaml` is the recipe to edit and to compile by again; each backend adds a folder. The folder
+appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from qcc.recipes.model import Recipe
 MANIFEST = "manifest.json"
 PROGRAM = "program.mlir"
 WEIGHTS = "weights.safetensors"
+RECIPE = "recipe.yaml"
 FORMAT = "qcc-artifact"
 VERSION = 1
 DIGEST = "digest"

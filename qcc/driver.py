@@ -19,7 +19,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.admission import admit, check_architectures
-from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
+from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
 from qcc.backends.base import BackendOptions, Capabilities, HasToolchain
 from qcc.backends.targets import backend_of
 from qcc.cache import Cache
@@ -38,8 +38,8 @@ from qcc.ir.program import program_of
 from qcc.ir.store import WeightStore
 from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
-from qcc.passes.pipeline import lowering, planning, run_passes, solving, targeting
-from qcc.recipes.load import RecipeSource, load_recipe, recipe_name
+from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
+from qcc.recipes.load import RecipeSource, load_recipe, recipe_name, recipe_yaml
 from qcc.report.build import Subject, report_where_cheap
 from qcc.report.files import write_report
 from qcc.report.measure import Models
@@ -152,14 +152,15 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
     settings = read_settings(options.settings, backend.capabilities)
+    target = backend.capabilities.computing(settings.arithmetic)
     say(f"loading {source}")
     imported = import_program(load_source(source))
     before = store_bytes(imported.store)
     calibration = _calibration(imported, None, options.calib, source)
-    planned = planning(recipe, integer_only=backend.capabilities.integer_only)
-    run_passes(planned, QccContext(imported.store, calibration), imported.module)
-    admit(imported.module, backend.capabilities)
-    run_passes(_targeting(backend.capabilities, settings), QccContext(imported.store), imported.module)
+    planned = planning(recipe, integer_only=target.integer_only)
+    run_passes(planned, QccContext(imported.store, calibration, say), imported.module)
+    admit(imported.module, target)
+    run_passes(_targeting(target, settings), QccContext(imported.store), imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
     if options.strict:
         refuse_fallbacks(coverage, backend.fallbacks(imported.module))
@@ -205,16 +206,17 @@ def _build(
     float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    integer_only = backend.capabilities.integer_only
-    planned = planning(recipe, integer_only=integer_only)
-    run_passes(planned, QccContext(store, calibration), module, trace.after)
-    admit(module, backend.capabilities)
+    target = backend.capabilities.computing(settings.arithmetic)
+    planned = planning(recipe, integer_only=target.integer_only)
+    run_passes(planned, QccContext(store, calibration, say), module, trace.after)
+    final_recipe = planned_recipe(recipe, module)
+    admit(module, target)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = {key: store.tensor(key) for key in store}
     kept = kept_beside(output)
     run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
-    run_passes(lowering(integer_only=integer_only), QccContext(store), module, trace.after)
-    run_passes(_targeting(backend.capabilities, settings), QccContext(store), module, trace.after)
+    run_passes(lowering(integer_only=target.integer_only), QccContext(store), module, trace.after)
+    run_passes(_targeting(target, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
     if options.strict:
         refuse_fallbacks(coverage, backend.fallbacks(module))
@@ -224,6 +226,7 @@ def _build(
         golden = golden_of(module, store, float_module, float_store, example)
     with written_aside(output) as folder:
         (folder / PROGRAM).write_text(module_text(module), "utf-8")
+        (folder / RECIPE).write_text(recipe_yaml(final_recipe), "utf-8")
         store.save(folder / WEIGHTS)
         if options.golden:
             (folder / EXAMPLE).parent.mkdir()
@@ -244,7 +247,7 @@ def _build(
             Manifest(
                 qcc=__version__,
                 target=options.target,
-                recipe=recipe,
+                recipe=final_recipe,
                 settings=dict(options.settings),
                 source=_absolute(source),
                 signature=_signature(imported),

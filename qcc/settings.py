@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from qcc.backends.base import Capabilities
+from qcc.backends.base import Arithmetic, Capabilities
 from qcc.errors import Problem, QccError
 
 KNOWN = {
@@ -16,13 +16,18 @@ KNOWN = {
 """Every key, and what it sets."""
 
 
+ARITHMETIC = {"arithmetic": "float, or integer for a program without floats between its input and output quantizers"}
+"""The key of targets that compute both, and what it sets."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What the user may set: a C identifier, plans that are asked for, and the rows of input that plans are for."""
+    """What the user may set: a C identifier, plans asked for, the rows of input that plans are for, the arithmetic."""
 
     name: str = "model"
     plans: tuple[str, ...] = ()
     rows: int = 1
+    arithmetic: Arithmetic = "float"
     own: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -32,7 +37,7 @@ def read_settings(texts: Mapping[str, str], target: Capabilities) -> Settings:
     Raises:
         QccError: listing every key that is not known and every value that cannot be read.
     """
-    known = {**KNOWN, **target.settings}
+    known = {**KNOWN, **(ARITHMETIC if target.integer is not None else {}), **target.settings}
     problems = [
         Problem(f"--set {key}", f"target {target.name} has no such setting", f"it has: {', '.join(known)}")
         for key in texts
@@ -43,10 +48,14 @@ def read_settings(texts: Mapping[str, str], target: Capabilities) -> Settings:
         problems.append(Problem("--set name", f"'{name}' is no C identifier"))
     if not rows.isdecimal() or int(rows) < 1:
         problems.append(Problem("--set rows", f"'{rows}' is no number of rows", "write e.g. rows=128"))
+    arithmetic = texts.get("arithmetic", "float")
+    if arithmetic not in ("float", "integer"):
+        problems.append(Problem("--set arithmetic", f"'{arithmetic}' is no arithmetic", "use float or integer"))
+        arithmetic = "float"
     if problems:
         raise QccError("some settings cannot be taken", problems)
     plans = tuple(one.strip() for one in texts.get("plan", "").split(",") if one.strip())
     own = {key: text for key, text in texts.items() if key in target.settings}
     if target.check_settings is not None:
         target.check_settings(own)
-    return Settings(name, plans, int(rows), own)
+    return Settings(name, plans, int(rows), arithmetic, own)

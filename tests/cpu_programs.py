@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -51,7 +51,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, where: st
 
 
 def compare(
-    program: CpuProgram, module: ModuleOp, store: WeightStore, calls: list[Tensors], tolerance: float = 1e-5
+    program: CpuProgram, module: ModuleOp, store: WeightStore, calls: Sequence[Tensors], tolerance: float = 1e-5
 ) -> None:
     """Hold calls one after another to the interpreter's."""
     oracle = Interpreter(module, store)

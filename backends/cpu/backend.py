@@ -1,4 +1,4 @@
-"""The CPU backend: float32 and integer kernels in C11, one folder per program."""
+"""The CPU backend: C11, one folder per program, with floats or nothing but integers between its quantizers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,22 @@ from qcc.errors import Problem
 from qcc.ir.program import ProgramOp, StateOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
+from qcc.numerics.qtype_parts import IntDecode, PlanesDecode, TableDecode
 
 FOLDER = "c"
 """Name of the backend's folder inside an artifact."""
+
+
+INTEGERS = Capabilities(
+    name="cpu",
+    scalars=frozenset(C_TYPES),
+    plans=frozenset({"group_after"}),
+    weight_bits=range(1, 9),
+    activation_bits=range(1, 17),
+    decodes=(IntDecode, TableDecode, PlanesDecode),
+    integer_only=True,
+)
+"""What the integer kernels take: weights of any format that stands for integers, multiplied as such."""
 
 
 class CpuBackend:
@@ -40,6 +53,7 @@ class CpuBackend:
             accumulator_bits=ACCUMULATOR_BITS,
             costs=COSTS,
             byte_cost=BYTE_COST,
+            integer=INTEGERS,
         )
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:

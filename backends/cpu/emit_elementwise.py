@@ -61,6 +61,8 @@ BINARY: dict[BinaryFunction, str] = {
 """Functions of two numbers by the kernels' names."""
 
 _LOGICAL = {"QCC_AND", "QCC_OR", "QCC_XOR", "QCC_EQ", "QCC_NE", "QCC_LT", "QCC_LE", "QCC_GT", "QCC_GE"}
+KERNEL_SCALARS = ("f32", "i64", "i32", "i8", "u8")
+"""Element types of the arithmetic kernels."""
 _COSTLY = 8
 """Steps that an elementwise function is taken to cost when calls are split over threads."""
 
@@ -71,7 +73,7 @@ def emit_unary(low: Lowering, op: UnaryOp) -> None:
     if op.function.data is UnaryFunction.ISNAN:
         emit_binary_views(low, "QCC_NE", source, source, low.result(op.result))
         return
-    if source.scalar not in ("f32", "i64", "i32", "i1"):
+    if source.scalar not in (*KERNEL_SCALARS, "i1"):
         raise Refusal(f"has no kernel for {source.scalar}", "cast to f32 before it")
     target = low.result(op.result)
     x, y = low.collapsed([source, target])
@@ -97,7 +99,7 @@ def emit_binary(low: Lowering, op: BinaryOp) -> None:
 
 def emit_binary_views(low: Lowering, function: str, left: View, right: View, target: View) -> None:
     """Combine two views of the result's shape."""
-    if left.scalar not in ("f32", "i64", "i32") and not (left.scalar == "i1" and function in _LOGICAL):
+    if left.scalar not in KERNEL_SCALARS and not (left.scalar == "i1" and function in _LOGICAL):
         raise Refusal(f"{function} has no kernel for {left.scalar}", "cast to f32 or i64 before it")
     a, b, y = low.collapsed([left, right, target])
     low.call(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from xdsl.ir import Operation, SSAValue
 
+from qcc.backends.cpu.emit_elementwise import KERNEL_SCALARS
 from qcc.backends.cpu.fields import dtype, nd_fields, read, shape_struct, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.refusal import Refusal
@@ -121,15 +122,16 @@ def emit_reduce(low: Lowering, op: ReduceOp) -> None:
     if len(axes) > 1 or not axes:
         moved = low.reshaped(moved, (*moved.shape[:split], product(moved.shape[split:])))
     function = REDUCTIONS[op.reduction.data]
-    counts = function == "QCC_SUM" and source.scalar in ("i32", "i1")
+    counts = function == "QCC_SUM" and source.scalar in ("i32", "i8", "u8", "i1")
     target = low.temp("i64" if counts else kind.scalar, moved.shape[:split])
-    _reduce(low, function, moved, target)
+    reduce_views(low, function, moved, target)
     target = low.cast(target, kind.scalar)
     low.views[op.result] = low.reshaped(target, kind.shape)
 
 
-def _reduce(low: Lowering, function: str, source: View, target: View) -> None:
-    if source.scalar not in ("f32", "i64", "i32", "i1") or (function == "QCC_MEAN" and source.scalar != "f32"):
+def reduce_views(low: Lowering, function: str, source: View, target: View) -> None:
+    """Reduce the last axis of a view."""
+    if source.scalar not in (*KERNEL_SCALARS, "i1") or (function == "QCC_MEAN" and source.scalar != "f32"):
         raise Refusal(f"{function} has no kernel for {source.scalar}", "cast to f32 before it")
     length, stride = source.shape[-1], source.strides[-1]
     x, y = low.collapsed([source.drop(source.rank - 1), target])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
 from qcc.backends.cpu.emit_elementwise import emit_binary_views
 from qcc.backends.cpu.emit_kernel import join_activation, join_epilogue
 from qcc.backends.cpu.emit_quant import packed_weight, quantized_weight
+from qcc.backends.cpu.emit_window import ID_STATUS, pool_integers, take_integers, unfold_integers
 from qcc.backends.cpu.fields import read, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.pack import pack_float_weights
@@ -140,14 +141,11 @@ def emit_conv(low: Lowering, op: ConvOp) -> None:
     low.call("conv2d", fields, target.elements * product(weight.shape[1:]) // MAC_STEPS, scratch=True)
 
 
-def _refuse_integers(value: SSAValue) -> None:
-    if not type_of(value).is_float:
-        raise Refusal(f"has no kernel for {type_of(value).scalar}", "compute it in floats")
-
-
 def emit_pool(low: Lowering, op: PoolOp) -> None:
     """Lower `qcc.pool` over one or two spatial axes."""
-    _refuse_integers(op.input)
+    if not type_of(op.input).is_float:
+        pool_integers(low, op)
+        return
     source, target = low.contiguous(low.view(op.input)), low.result(op.result)
     window = tuple(Dim.of(size) for size in int_array(op.window))
     padding = _two(int_array(op.padding), 0)
@@ -168,7 +166,9 @@ def emit_pool(low: Lowering, op: PoolOp) -> None:
 
 def emit_unfold(low: Lowering, op: UnfoldOp) -> None:
     """Lower `qcc.unfold` over one or two spatial axes: one row for each output position, images one after another."""
-    _refuse_integers(op.input)
+    if not type_of(op.input).is_float:
+        unfold_integers(low, op)
+        return
     source, target = low.contiguous(low.view(op.input)), low.result(op.result)
     window = tuple(Dim.of(size) for size in int_array(op.window))
     dilation = _two(int_array(op.dilation), 1)
@@ -210,19 +210,21 @@ def emit_embedding(low: Lowering, op: EmbeddingOp) -> None:
     """Lower `qcc.embedding`: the table may be quantized, and shared with a linear layer."""
     ids = low.contiguous(low.cast(low.view(op.ids), "i64"))
     kind = type_of(op.table)
+    if kind.qtype is None and not kind.is_float:
+        take_integers(low, op, ids)
+        return
     fields: dict[str, Value] = {"ids": read(ids)}
     if kind.qtype is not None:
         _, qtype, (rows, columns) = quantized_weight(low, op.table)
         weight = packed_weight(low, op.table, weight_group(qtype, columns))
         fields["qtable"] = Address("qcc_qweight", weight.fields)
     else:
-        _refuse_integers(op.table)
         table = _stored_table(low, op)
         rows, columns = table.shape
         fields |= {"table": read(table), "table_dtype": _table_dtype(table)}
     target = low.result(op.result)
     fields |= {"y": write(target), "count": ids.elements, "rows": rows, "k": columns}
-    low.call("embedding", fields, target.elements, status="a token id is outside the table")
+    low.call("embedding", fields, target.elements, status=ID_STATUS)
 
 
 def _table_dtype(table: View) -> Raw:

@@ -11,6 +11,7 @@ from qcc.backends.cpu.emit_kernel import join_epilogue
 from qcc.backends.cpu.emit_lookup import by_lookup, has_exact_tables, table_rows
 from qcc.backends.cpu.fields import read, write
 from qcc.backends.cpu.lowering import Lowering
+from qcc.backends.cpu.plain_codes import decode, encode, is_read_as_integers
 from qcc.backends.cpu.qformat import (
     Activation,
     activation_format,
@@ -52,13 +53,19 @@ def _padded(columns: int, group: int) -> int:
 
 
 def emit_quantize(low: Lowering, op: QuantizeOp) -> None:
-    """Lower `qcc.quantize`: constants at compile time, activations once per group of the weights that read them."""
+    """Lower `qcc.quantize`: constants at compile time, activations once per group of the weights that read them.
+
+    Of an integer-only program, which reads codes as plain integers, the codes are made as they are.
+    """
     qtype = type_of(op.result).qtype
     assert qtype is not None
     source = low.view(op.input)
     constant = low.constants.tensor(source)
     if constant is not None and not op.scales:
         low.quantized[op.result] = quantize(constant, qtype, where=location_of(op))
+        return
+    if is_read_as_integers(op.result):
+        encode(low, op, source)
         return
     columns = columns_of(op.input)
     form = activation_format(qtype, columns)
@@ -234,6 +241,9 @@ def emit_dequantize(low: Lowering, op: DequantizeOp) -> None:
             f"{name}: dequantized", lambda: tensor_bytes(dequantize(weight_value(low, value)))
         )
         low.views[op.result] = dense(buffer, "f32", kind.shape)
+        return
+    if value in low.plain_codes:
+        decode(low, value, op.result)
         return
     assert kind.qtype is not None
     columns = columns_of(op.input)

@@ -13,6 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from qcc.backends.cpu import (
     emit_elementwise,
     emit_gather,
+    emit_integer,
     emit_kernel,
     emit_nn,
     emit_program,
@@ -38,6 +39,7 @@ LOWERINGS = {
     **emit_nn.LOWERINGS,
     **emit_transformer.LOWERINGS,
     **emit_quant.LOWERINGS,
+    **emit_integer.LOWERINGS,
     **emit_kernel.LOWERINGS,
 }
 """The function that lowers each operation."""

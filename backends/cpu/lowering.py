@@ -49,6 +49,7 @@ class Lowering:
         self._problems: list[Problem] = []
         self.updated = {op.key.data for op in program.body.block.ops if isinstance(op, UpdateStateOp)}
         self.quantized: dict[SSAValue, QuantizedTensor] = {}
+        self.plain_codes: dict[SSAValue, View] = {}
         self.code_rows: dict[tuple[SSAValue, int], CodeRows] = {}
         self.table_rows: dict[tuple[SSAValue, int, bool], TableRows] = {}
         self.pending: list[tuple[str, View]] = []

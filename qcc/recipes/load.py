@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from qcc.errors import Problem, RecipeError
 from qcc.recipes.model import (
     ActivationScheme,
+    Allocation,
     Expansion,
     Migration,
     Outliers,
@@ -42,6 +43,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "expand_k": Expansion,
     "outliers": Outliers,
     "overrides": Override,
+    "allocate": Allocation,
 }
 
 
@@ -91,6 +93,12 @@ def load_recipe(source: RecipeSource) -> Recipe:
             raise RecipeError(f"{path}: no such recipe file", fix="give a path that exists, or a name: `qcc recipes`")
         return _validate(_parse(path.read_text("utf-8"), str(path)), str(path))
     return _validate(_parse(recipe_text(text), text), text)
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """Return a recipe as YAML that loads as the same recipe; what is left at its default is left away."""
+    data = {"version": recipe.version, **recipe.model_dump(mode="json", exclude_defaults=True)}
+    return yaml.safe_dump(data, sort_keys=False, width=120, default_flow_style=None)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

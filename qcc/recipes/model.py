@@ -206,6 +206,39 @@ class Override(_Strict):
         return fnmatchcase(name, self.match) or name.endswith("." + self.match)
 
 
+class Budget(_Strict):
+    """What the weights of all quantized layers may take, scales and zero points counted: one of the two."""
+
+    bits_per_weight: Annotated[float, Field(gt=0, le=64)] | None = None
+    bytes: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.bits_per_weight is None) == (self.bytes is None):
+            raise ValueError("a budget is either bits_per_weight or bytes: write one of them")
+        return self
+
+
+class Allocation(_Strict):
+    """Formats to choose from for each layer, and the budget for all; `by` is how their harm is measured.
+
+    Layers that an override gives weights keep them, and count against the budget.
+    """
+
+    candidates: Annotated[tuple[WeightScheme, ...], Field(min_length=2)]
+    budget: Budget
+    by: Literal["output", "hessian"] = "output"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if floats := [one.format for one in self.candidates if one.is_float]:
+            what = f"candidates are quantized formats, not {', '.join(floats)}"
+            raise ValueError(f"{what}: leave layers in float by overrides")
+        if twice := sorted({str(one.qtype()) for one in self.candidates if self.candidates.count(one) > 1}):
+            raise ValueError(f"candidates are named twice: {', '.join(twice)}")
+        return self
+
+
 class Recipe(_Strict):
     """A whole recipe. Layers left in float by it are listed in the report, never skipped silently."""
 
@@ -224,6 +257,7 @@ class Recipe(_Strict):
     expand_k: Expansion = Expansion()
     illegal_folds: Literal["refuse", "keep"] = "refuse"
     outliers: Outliers = Outliers()
+    allocate: Allocation | None = None
     overrides: tuple[Override, ...] = ()
 
     @field_validator("embeddings")
@@ -231,3 +265,9 @@ class Recipe(_Strict):
     def _stored(cls, value: TensorScheme) -> TensorScheme:
         value.refuse_dynamic()
         return value
+
+    @model_validator(mode="after")
+    def _allocates(self) -> Self:
+        if self.allocate is not None and self.weights.is_float:
+            raise ValueError("allocate chooses among quantized layers, and weights leaves all in float: set its format")
+        return self

@@ -196,9 +196,21 @@ static inline int64_t qcc_any_all(const qcc_reduce *a, int64_t offset) {
     return !wanted;
 }
 
+static inline int64_t qcc_least_int(int32_t dtype) {
+    switch (dtype) {
+    case QCC_I64: return INT64_MIN;
+    case QCC_I32: return INT32_MIN;
+    case QCC_I8: return INT8_MIN;
+    default: return 0;
+    }
+}
+
+static inline int64_t qcc_greatest_int(int32_t dtype) {
+    return dtype == QCC_BOOL ? 1 : dtype == QCC_U8 ? UINT8_MAX : ~qcc_least_int(dtype);
+}
+
 static inline int64_t qcc_fold_int(const qcc_reduce *a, int64_t offset) {
-    const int64_t least = a->dtype == QCC_I64 ? INT64_MIN : a->dtype == QCC_I32 ? INT32_MIN : 0;
-    const int64_t most = a->dtype == QCC_I64 ? INT64_MAX : a->dtype == QCC_I32 ? INT32_MAX : 1;
+    const int64_t least = qcc_least_int(a->dtype), most = qcc_greatest_int(a->dtype);
     int64_t r = a->op == QCC_PROD ? 1 : a->op == QCC_RMAX ? least : a->op == QCC_RMIN ? most : 0;
     const int32_t op = a->op == QCC_PROD ? QCC_MUL : a->op == QCC_RMAX ? QCC_MAX : a->op == QCC_RMIN ? QCC_MIN : QCC_ADD;
     for (int64_t i = 0; i < a->length; i++)

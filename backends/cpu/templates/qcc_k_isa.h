@@ -15,6 +15,7 @@
 #include "qcc_k_linear.h"
 #include "qcc_k_attention.h"
 #include "qcc_k_conv.h"
+#include "qcc_k_fixed_isa.h"
 
 static const qcc_kernels QCC_FN(qcc_kernels) = {
     QCC_ISA_NAME,
@@ -44,6 +45,13 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
     qcc_k_iota,
     qcc_k_index,
     qcc_k_gather,
+    qcc_k_encode,
+    QCC_FN(qcc_k_requant),
+    qcc_k_table_lookup,
+    qcc_k_take_rows,
+    QCC_FN(qcc_k_integer_dot),
+    qcc_k_integer_softmax,
+    qcc_k_integer_norm,
 };
 
 #undef QCC_FN

@@ -22,6 +22,7 @@
 #include "qcc_k_walk.h"
 #include "qcc_k_data.h"
 #include "qcc_k_integer.h"
+#include "qcc_k_fixed.h"
 
 #define QCC_ISA_PORTABLE 0
 #define QCC_ISA_AVX2 1

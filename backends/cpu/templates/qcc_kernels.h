@@ -312,6 +312,7 @@ typedef struct {
 static inline int64_t qcc_embedding_units(const qcc_embedding *a) { return a->count; }
 
 #include "qcc_kernels_tables.h"
+#include "qcc_kernels_integer.h"
 
 /* ---- The table ------------------------------------------------------------------------------ */
 
@@ -344,6 +345,13 @@ typedef struct {
     QCC_KERNEL(iota, qcc_iota);
     QCC_KERNEL(index, qcc_index);
     QCC_KERNEL(gather, qcc_gather);
+    QCC_KERNEL(encode, qcc_encode);
+    QCC_KERNEL(requant, qcc_requant);
+    QCC_KERNEL(table_lookup, qcc_table_lookup);
+    QCC_KERNEL(take_rows, qcc_take_rows);
+    QCC_KERNEL(integer_dot, qcc_integer_dot);
+    QCC_KERNEL(integer_softmax, qcc_integer_softmax);
+    QCC_KERNEL(integer_norm, qcc_integer_norm);
 } qcc_kernels;
 
 /* Return the best kernels this processor can run. The environment variable QCC_ISA (portable, avx2,

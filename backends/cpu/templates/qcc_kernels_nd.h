@@ -25,7 +25,7 @@ static inline int64_t qcc_elements(const qcc_shape *s) {
     return n;
 }
 
-/* One-operand functions. f32 takes all of them; i64 and i32: NEG, ABS, SIGN, SQUARE, RELU, CLAMP, COPY,
+/* One-operand functions. f32 takes all of them; integers: NEG, ABS, SIGN, SQUARE, RELU, CLAMP, COPY,
  * NOT (bitwise); bool: NOT (logical), COPY.
  * p0, p1: CLAMP low, high; LEAKY_RELU slope; ELU alpha; SOFTPLUS beta, threshold;
  * ADD_SCALAR x + p0; MUL_SCALAR x * p0; POW_SCALAR x ^ p0. EXP, TANH, ERF, SIGMOID and
@@ -44,12 +44,12 @@ typedef struct {
     void *y;
     qcc_shape shape;
     int64_t x_stride[QCC_RANK], y_stride[QCC_RANK];
-    int32_t op, dtype; /* dtype of x and y: f32, i64, i32, bool */
+    int32_t op, dtype; /* dtype of x and y: f32, i64, i32, i8, u8, bool */
     double p0, p1;
 } qcc_unary;
 static inline int64_t qcc_unary_units(const qcc_unary *a) { return qcc_elements(&a->shape); }
 
-/* Two-operand functions of f32, i64, i32 (AND, OR, XOR: integers and bool). Comparisons write bool and
+/* Two-operand functions of f32, i64, i32, i8, u8 (AND, OR, XOR: integers and bool). Comparisons write bool and
  * also take bool. MOD and FLOOR_DIV have the sign rules of Python; integer division by zero gives 0 and
  * does not trap. MIN and MAX propagate NaN. */
 typedef enum {
@@ -99,8 +99,8 @@ typedef struct {
 static inline int64_t qcc_copy_units(const qcc_copy *a) { return qcc_elements(&a->shape); }
 
 /* y[i] = reduction over j < length of x[i, j * axis_stride]; `shape` is that of y. Units: elements of y.
- * x is f32, i64, i32 or bool; y has x's dtype, but: ANY and ALL write bool; ARGMAX and ARGMIN write i64
- * (first position; NaN wins); SUM and PROD of i32 and bool write i64. MEAN is f32 only. MAX and MIN
+ * x is f32, i64, i32, i8, u8 or bool; y has x's dtype, but: ANY and ALL write bool; ARGMAX and ARGMIN write i64
+ * (first position; NaN wins); SUM and PROD of integers and bool write i64. MEAN is f32 only. MAX and MIN
  * propagate NaN; of no elements they give the type's identity. */
 enum { QCC_SUM, QCC_MEAN, QCC_PROD, QCC_RMAX, QCC_RMIN, QCC_ANY, QCC_ALL, QCC_ARGMAX, QCC_ARGMIN };
 typedef struct {

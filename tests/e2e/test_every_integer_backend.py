@@ -1,0 +1,111 @@
+"""One integer-only module through the interpreter, C and the simulation of HLS C++: every output, bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.integer_backends import c_differences, hls_differences, integer_module
+from tests.small_nets import Source, attention_layer, conv_net, depthwise, mlp
+
+RECIPES = ["fixed8", "fixed6", "w4a8-fixed", "ternary-fixed", "pow2-w4a8"]
+
+
+def recipe(weights: str, activations: int) -> dict[str, Any]:
+    """Give all layers one format of weights, and activations of some bits under one scale for the tensor."""
+    return {
+        "weights": {"format": weights},
+        "activations": {"format": f"int{activations}n | tensor f32", "when": "static"},
+    }
+
+
+def agree(source: Source, formats: str | dict[str, Any], folder: Path, *, hls: bool = True) -> None:
+    """Hold C, which gives out the sums of every product as well, and the simulation to the interpreter."""
+    model, example = source
+    with_sums = integer_module(model, example, formats, sums=True)
+    assert any(name.startswith("sums") for name in with_sums.wanted[0])
+    assert c_differences(with_sums, folder / "cpu") == []
+    if hls:
+        assert hls_differences(integer_module(model, example, formats), folder / "hls") == []
+
+
+CASES: dict[str, tuple[Source, str | dict[str, Any]]] = {
+    "mlp": (mlp(3, 17, 9, 5), "fixed8"),
+    "one row, two bits": (mlp(1, 33, 6, 3), recipe("int2 | row f32 mse", 3)),
+    "depthwise": (depthwise(1, 6, 3, 4), "w4a8-fixed"),
+    "residual": (conv_net(1, 5, 2, 6), "ternary-fixed"),
+    "attention": (attention_layer(4, 8, 2, 12), "pow2-w4a8"),
+}
+FIRST = ("mlp", "residual")
+"""Cases whose simulation is always built, which takes seconds; the others wait for the second step of CI."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_c_gives_the_interpreters_integers(name: str, tmp_path: Path) -> None:
+    agree(*CASES[name], tmp_path, hls=False)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_c_and_hls_give_the_interpreters_integers(name: str, tmp_path: Path) -> None:
+    agree(*CASES[name], tmp_path)
+
+
+def test_a_wrong_bit_is_found(tmp_path: Path) -> None:
+    one = integer_module(*CASES["mlp"][0], "fixed8", sums=True)
+    name = next(name for name in one.wanted[1] if name.startswith("sums"))
+    wrong = one.wanted[1][name].clone()
+    wrong[(0,) * wrong.dim()] += 1
+    changed = replace(one, wanted=(one.wanted[0], {**one.wanted[1], name: wrong}, *one.wanted[2:]))
+    assert c_differences(changed, tmp_path) == [f"frame 1: {name} of {list(wrong.shape)}"]
+    assert not torch.equal(wrong, one.wanted[1][name])
+
+
+@st.composite
+def formats(draw: st.DrawFn) -> str | dict[str, Any]:
+    """One of the recipes, or weights of 1 to 8 bits and activations of 2 to 8."""
+    if draw(st.booleans()):
+        return draw(st.sampled_from(RECIPES))
+    bits = draw(st.integers(1, 8))
+    grid = " mid_rise" if bits == 1 else ""
+    return recipe(f"int{bits}{grid} | row f32{'' if bits == 1 else ' mse'}", draw(st.integers(2, 8)))
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Source:
+    """A network of one of four kinds, with odd sizes."""
+
+    def sizes(*limits: tuple[int, int]) -> list[int]:
+        return [draw(st.integers(low, high)) for low, high in limits]
+
+    match draw(st.sampled_from(["mlp", "depthwise", "residual", "attention"])):
+        case "mlp":
+            return mlp(*sizes((1, 4), (1, 40), (1, 24), (1, 9)))
+        case "depthwise":
+            return depthwise(*sizes((1, 2), (3, 6), (1, 3), (1, 5)))
+        case "residual":
+            return conv_net(*sizes((1, 2), (2, 6), (1, 3), (1, 6)))
+        case _:
+            heads = draw(st.integers(1, 3))
+            return attention_layer(draw(st.integers(1, 6)), heads * draw(st.integers(1, 5)), heads, 7)
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(source=sources(), chosen=formats())
+def test_c_on_any_shape_and_width(source: Source, chosen: str | dict[str, Any], tmp_path: Path) -> None:
+    agree(source, chosen, Path(tempfile.mkdtemp(dir=tmp_path)), hls=False)
+
+
+@pytest.mark.slow
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(source=sources(), chosen=formats())
+def test_c_and_hls_on_many_shapes_and_widths(source: Source, chosen: str | dict[str, Any], tmp_path: Path) -> None:
+    agree(source, chosen, Path(tempfile.mkdtemp(dir=tmp_path)))
