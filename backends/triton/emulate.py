@@ -7,37 +7,23 @@ This is for tests and for looking at kernels without a GPU: it is many thousand 
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
-import struct
 import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from qcc.backends.triton.launch import Launch, Value
+from qcc.backends.triton.messages import receive, send
 from qcc.backends.triton.render import PTX_MODULE, kernel_name, kernel_source, ptx_source
 from qcc.errors import BuildError
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A launch as text and numbers; tensors are sent beside it."""
-
-    name: str
-    source: str
-    ptx: str
-    arguments: list[Value]
-    constants: dict[str, int]
-    grid: tuple[int, int, int]
 
 
 class EmulatedDevice:
@@ -66,17 +52,19 @@ class EmulatedDevice:
             BuildError: if the kernel fails.
         """
         spec, arguments = launch.spec, list(launch.arguments.values())
-        request = _Request(
-            kernel_name(spec), kernel_source(spec), ptx_source(), arguments, dict(launch.constants), launch.grid
-        )
+        name = kernel_name(spec)
+        texts = {"name": name, "source": kernel_source(spec), "ptx": ptx_source()}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        _send(self._process.stdin, request)
-        answer = _receive(self._process.stdout)
-        if not isinstance(answer, list):
-            raise BuildError(f"the kernel {request.name} fails in Triton's interpreter:\n{answer}")
-        tensors = [one for one in arguments if isinstance(one, Tensor)]
-        for tensor, result in zip(tensors, answer, strict=True):
+        send(self._process.stdin, {**texts, "constants": dict(launch.constants), "grid": launch.grid}, arguments)
+        try:
+            fields, results = receive(self._process.stdout)
+        except EOFError as error:
+            fix = "look at its messages above"
+            raise BuildError("the process that interprets kernels ended early", fix=fix) from error
+        if fields:
+            raise BuildError(f"the kernel {name} fails in Triton's interpreter:\n{fields['error']}")
+        for tensor, result in zip(_tensors(arguments), _tensors(results), strict=True):
             tensor.copy_(result)
 
     def close(self) -> None:
@@ -96,20 +84,8 @@ class EmulatedDevice:
         self.close()
 
 
-def _send(stream: IO[bytes], message: object) -> None:
-    data = io.BytesIO()
-    torch.save(message, data)
-    stream.write(struct.pack("<q", data.getbuffer().nbytes))
-    stream.write(data.getbuffer())
-    stream.flush()
-
-
-def _receive(stream: IO[bytes]) -> Any:
-    head = stream.read(8)
-    if len(head) < 8:
-        raise BuildError("the process that interprets kernels ended early", fix="look at its messages above")
-    # Both ends are this module: nothing foreign is unpickled.
-    return torch.load(io.BytesIO(stream.read(*struct.unpack("<q", head))), weights_only=False)
+def _tensors(values: Sequence[Value]) -> list[Tensor]:
+    return [one for one in values if isinstance(one, Tensor)]
 
 
 def write_kernel(folder: Path, name: str, source: str, ptx: str) -> None:
@@ -147,18 +123,19 @@ def _serve() -> None:
     with tempfile.TemporaryDirectory() as folder:
         while True:
             try:
-                request: _Request = _receive(requests)
-            except BuildError:
+                fields, arguments = receive(requests)
+            except EOFError:
                 return
             try:
-                if request.source not in kernels:
-                    write_kernel(Path(folder), request.name, request.source, request.ptx)
-                    kernels[request.source] = load_kernel(Path(folder), request.name)
-                kernels[request.source][request.grid](*request.arguments, **request.constants)
-                answer: object = [one for one in request.arguments if isinstance(one, Tensor)]
-            except Exception:
-                answer = traceback.format_exc()
-            _send(answers, answer)
+                source = fields["source"]
+                if source not in kernels:
+                    write_kernel(Path(folder), fields["name"], source, fields["ptx"])
+                    kernels[source] = load_kernel(Path(folder), fields["name"])
+                kernels[source][tuple(fields["grid"])](*arguments, **fields["constants"])
+            except Exception:  # whatever a kernel does wrong, the one who sent it must hear of it
+                send(answers, {"error": traceback.format_exc()})
+            else:
+                send(answers, {}, _tensors(arguments))
 
 
 if __name__ == "__main__":

@@ -151,3 +151,16 @@ def test_light_imports_leave_torch_alone(module: str) -> None:
 def test_files_stay_small() -> None:
     long = {str(path): n for _, path in python_files() if (n := len(path.read_text().splitlines())) > 420}
     assert not long
+
+
+def test_nothing_is_pickled() -> None:
+    forbidden = (
+        "import pickle",
+        "from pickle",
+        "torch.save(",
+        "torch.load(",
+        "allow_pickle=True",
+        "import cloudpickle",
+    )
+    found = [(str(path), word) for _, path in python_files() for word in forbidden if word in path.read_text("utf-8")]
+    assert not found
