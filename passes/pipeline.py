@@ -30,7 +30,7 @@ from qcc.passes.raise_norm import RaiseNorm
 from qcc.passes.raise_rope import RaiseRope
 from qcc.passes.select_plans import SelectPlans
 from qcc.passes.solve_weights import SolveWeights
-from qcc.passes.transforms import transforming
+from qcc.passes.transforms import transforming, transforming_codes
 from qcc.recipes.model import Recipe
 
 Observer = Callable[[int, ModulePass, ModuleOp], None]
@@ -58,7 +58,7 @@ def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
     """
     text = recipe.model_dump_json()
     bits = [] if recipe.allocate is None else [AllocateBits(text)]
-    layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text)]
+    layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text), *transforming_codes(recipe)]
     values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
     return [*raising(), *transforming(recipe), *layers, *values]
 

@@ -23,6 +23,7 @@ Transform = Literal[
     "qsm",
     "expand_k",
     "diagonal",
+    "residual_channels",
 ]
 Solver = Literal["rtn", "mse", "gptq", "decoupleq", "hlq", "tritplanes", "adaround"]
 
@@ -152,13 +153,15 @@ class Outliers(_Strict):
 class Rotation(_Strict):
     """Options of the transform `rotate`: which rotations, and in blocks of how many channels.
 
-    Without `block`, the largest block that divides the channels and has a Hadamard matrix.
+    Without `block`, the largest block that divides the channels and has a Hadamard matrix. `inputs` rotates what every
+    layer reads, at run time.
     """
 
     r1: bool = True
     r2: bool = True
     r3: bool = False
     r4: bool = False
+    inputs: bool = False
     block: Annotated[int, Field(ge=2)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -187,6 +190,17 @@ class Expansion(_Strict):
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
     multiple: Annotated[int, Field(ge=1)] = 8
     drop: bool = False
+
+
+class Residuals(_Strict):
+    """Options of `residual_channels`: which channels get a second code, by their largest magnitude on samples.
+
+    Those above `threshold` times the largest of all, at most `share` of them, up to the next `multiple`.
+    """
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.125
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    multiple: Annotated[int, Field(ge=1)] = 16
 
 
 class Override(_Strict):
@@ -255,6 +269,7 @@ class Recipe(_Strict):
     smooth_attention: Smoothing = Smoothing()
     qsm: Migration = Migration()
     expand_k: Expansion = Expansion()
+    residual_channels: Residuals = Residuals()
     illegal_folds: Literal["refuse", "keep"] = "refuse"
     outliers: Outliers = Outliers()
     allocate: Allocation | None = None
