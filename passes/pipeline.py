@@ -22,6 +22,7 @@ from qcc.passes.lower_conv import LowerConv
 from qcc.passes.lower_integer import LowerInteger
 from qcc.passes.lower_transforms import LowerTransforms
 from qcc.passes.prove_overflow import ProveOverflow
+from qcc.passes.quantize_cache import QuantizeCache
 from qcc.passes.quantize_values import QuantizeValues
 from qcc.passes.raise_activation import RaiseActivation
 from qcc.passes.raise_attention import RaiseAttention
@@ -58,7 +59,8 @@ def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
     """
     text = recipe.model_dump_json()
     bits = [] if recipe.allocate is None else [AllocateBits(text)]
-    layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text), *transforming_codes(recipe)]
+    layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text), QuantizeCache(text)]
+    layers += transforming_codes(recipe)
     values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
     return [*raising(), *transforming(recipe), *layers, *values]
 

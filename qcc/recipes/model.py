@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, with_statistic
+from qcc.recipes.kv_cache import KvCache
 
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
@@ -129,7 +130,7 @@ class ActivationScheme(_Formatted):
 
 
 class TensorScheme(_Formatted):
-    """Format of a tensor that is read row by row, such as an embedding table or a KV cache."""
+    """Format of a tensor that is read row by row, such as an embedding table."""
 
     group: Group = "row"
 
@@ -206,18 +207,25 @@ class Residuals(_Strict):
 class Override(_Strict):
     """Other settings for the layers whose name matches; the last match wins.
 
-    `match` is a layer's name, a shell pattern (`encoder.*.query`), or a regular expression after `re:`.
+    `match` is a layer's name, a shell pattern (`encoder.*.query`), or a regular expression after `re:`. `kv_cache` is
+    for attentions, which are named after the module that they are computed in.
     """
 
     match: str
     weights: WeightScheme | None = None
     activations: ActivationScheme | None = None
+    kv_cache: KvCache | None = None
 
     def matches(self, name: str) -> bool:
         """Say whether the layer of a name is meant."""
         if self.match.startswith("re:"):
             return re.search(self.match[3:], name) is not None
         return fnmatchcase(name, self.match) or name.endswith("." + self.match)
+
+    @property
+    def is_for_layers(self) -> bool:
+        """Whether some layer is meant; else it is an attention."""
+        return self.kv_cache is None or self.weights is not None or self.activations is not None
 
 
 class Budget(_Strict):
@@ -261,7 +269,7 @@ class Recipe(_Strict):
     weights: WeightScheme = WeightScheme()
     activations: ActivationScheme = ActivationScheme()
     embeddings: TensorScheme = TensorScheme()
-    kv_cache: TensorScheme = TensorScheme()
+    kv_cache: KvCache = KvCache()
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
     permute: Sorting = Sorting()
