@@ -17,6 +17,7 @@ from qcc.recipes.model import (
     ActivationScheme,
     Allocation,
     Expansion,
+    Factors,
     Migration,
     Outliers,
     Override,
@@ -42,6 +43,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "qsm": Migration,
     "expand_k": Expansion,
     "outliers": Outliers,
+    "low_rank": Factors,
     "overrides": Override,
     "allocate": Allocation,
 }
