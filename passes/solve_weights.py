@@ -2,7 +2,8 @@
 
     quantize(weight "w") : W  ->  weight "w:W"
 
-By the solver that the attribute `solver` names, by rounding to nearest where there is none. One entry per name and
+By the solver that the attribute `solver` names, by rounding to nearest where there is none; a format with outliers or
+low-rank factors is split as the attributes `outliers` and `low_rank` say (`solvers/split.py`). One entry per name and
 format, so tied weights stay tied. Float weights that nothing reads any more leave the store.
 
 Solvers that read samples get the Hessian of their layer's inputs. Layers are solved in the order of the program, and
@@ -24,14 +25,14 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from qcc.errors import Problem, QccError, ShapeError
-from qcc.ir.base import SOLVER
+from qcc.ir.base import LOW_RANK, OUTLIERS, SOLVER
 from qcc.ir.context import QccContext, calibration_of, store_of
 from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 from qcc.passes.float_view import FloatView, float_view, solved_key
-from qcc.passes.solvers.table import SOLVERS, Solver
+from qcc.passes.solvers.table import SOLVERS, Solver, SplitChoice, is_split
 from qcc.version import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class SolveWeights(ModulePass):
         store = store_of(ctx, "solve-weights")
         nodes = [one for one in op.walk() if isinstance(one, QuantizeOp) and _weight_of(one) is not None]
         _refuse_unknown(nodes)
-        if any(_solver(one).reads_samples for one in nodes):
+        if any(_reads_samples(one) for one in nodes):
             _solve_on_samples(ctx, op, store)
         for node in nodes:
             key = _key(node)
@@ -94,6 +95,26 @@ def _solver(node: QuantizeOp) -> Solver:
     return SOLVERS[_solver_name(node)]
 
 
+def _split_choice(node: QuantizeOp) -> SplitChoice | None:
+    """Return how a weight is split, if its format has outliers or factors that solvers find."""
+    if not is_split(_qtype(node)):
+        return None
+    outliers, factors = (node.attributes.get(name) for name in (OUTLIERS, LOW_RANK))
+    words = factors.data.split() if isinstance(factors, StringAttr) else []
+    by = outliers.data if isinstance(outliers, StringAttr) else "magnitude"
+    method = next((one for one in words if one != "weighted"), "lorc")
+    if by not in ("magnitude", "sensitivity") or method not in ("svd", "lorc", "alternating"):
+        what = f"asks for outliers by '{by}' and low rank by '{method}'"
+        fix = "known: outliers by magnitude or sensitivity, low rank by svd, lorc or alternating"
+        raise QccError("weights cannot be solved", [Problem(_key(node), what, fix)])
+    return SplitChoice(by, method, "weighted" in words)
+
+
+def _reads_samples(node: QuantizeOp) -> bool:
+    choice = _split_choice(node)
+    return _solver(node).reads_samples or (choice is not None and choice.reads_samples)
+
+
 def _refuse_unknown(nodes: list[QuantizeOp]) -> None:
     problems = [
         Problem(
@@ -109,8 +130,13 @@ def _refuse_unknown(nodes: list[QuantizeOp]) -> None:
 def _solve(node: QuantizeOp, store: WeightStore, hessian: Tensor | None) -> None:
     weight = _weight_of(node)
     assert weight is not None
-    solve = _solver(node).load()
-    store[_key(node)] = solve(store.tensor(weight.key.data), _qtype(node), hessian, weight.key.data)
+    given, choice = (store.tensor(weight.key.data), _qtype(node), hessian, weight.key.data), _split_choice(node)
+    if choice is None:
+        store[_key(node)] = _solver(node).load()(*given)
+    else:
+        from qcc.passes.solvers.split import solve_split  # torch stays out of the import of the pass
+
+        store[_key(node)] = solve_split(*given, _solver(node), choice)
 
 
 def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
@@ -129,7 +155,7 @@ def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
     solver = _Solving(ctx, store, sum(map(len, layers.values())))
     for value, nodes in layers.items():
         hessian = None
-        if any(_solver(one).reads_samples for one in nodes):
+        if any(_reads_samples(one) for one in nodes):
             hessian = Hessian(_float_weight(nodes[0], store).shape[1])
             walk.advance(value, hessian.add)
             _refuse_not_finite(hessian, nodes)
@@ -159,7 +185,7 @@ class _Solving:
             _solve(node, self._store, matrix)
             return
         weight = _float_weight(node, self._store)
-        digest = _digest(_solver_name(node), str(_qtype(node)), weight, matrix)
+        digest = _digest(f"{_solver_name(node)} {_split_choice(node)}", str(_qtype(node)), weight, matrix)
         found = self._kept.get(digest)
         if found is None or found.qtype != _qtype(node) or found.shape != tuple(weight.shape):
             _solve(node, self._store, matrix)

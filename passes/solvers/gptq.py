@@ -62,8 +62,35 @@ def gptq(weight: Tensor, qtype: QType, hessian: Tensor, where: str = "", *, act_
     return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters, sides)
 
 
-def round_with_feedback(weight: Tensor, qtype: QType, parameters: Parameters, feedback: Feedback) -> Tensor:
-    """Return the codes `[N, K]` of a weight under given parameters."""
+def gptq_around(
+    weight: Tensor, apart: Tensor, qtype: QType, hessian: Tensor, where: str = ""
+) -> tuple[QuantizedTensor, Tensor]:
+    """Encode what stays of a weight `[N, K]` around outliers, bool `[N, K]`, which make up for what others lost.
+
+    The format has no sides. Returned with the codes is the weight with its outliers moved: they are not rounded to
+    codes, so they lose nothing and take up all that reaches their columns (SpQR, arXiv 2306.03078).
+
+    Raises:
+        ShapeError: see `gptq`.
+    """
+    parameters = compute_qparams(weight.masked_fill(apart, 0), qtype, where)
+    moved = weight.clone()
+    codes = round_with_feedback(weight, qtype, parameters, Feedback.of(conditioned(hessian, where)), (apart, moved))
+    return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters), moved
+
+
+def round_with_feedback(
+    weight: Tensor,
+    qtype: QType,
+    parameters: Parameters,
+    feedback: Feedback,
+    outliers: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the codes `[N, K]` of a weight under given parameters.
+
+    `outliers` are elements that are kept as they are, bool `[N, K]`, and a matrix that takes their values once the
+    columns before them are rounded; their codes are those of 0.
+    """
     rows, columns = weight.shape
     coder, real = ColumnCoder(qtype, parameters, (rows, columns)), working_dtype(weight)
     codes = torch.empty((columns, rows), dtype=code_dtype(qtype.decode))
@@ -76,7 +103,13 @@ def round_with_feedback(weight: Tensor, qtype: QType, parameters: Parameters, fe
         block = rest[start:stop]
         for index in range(stop - start):
             column, place = block[index], places[start + index]
-            codes[place], value = coder.code(column.to(real), place)
+            if outliers is None:
+                codes[place], value = coder.code(column.to(real), place)
+            else:
+                kept, moved = outliers[0][:, place], outliers[1]
+                codes[place], value = coder.code(column.to(real).masked_fill(kept, 0), place)
+                moved[kept, place] = column[kept].to(moved.dtype)
+                value = torch.where(kept, column, value)
             errors[index] = (column - value) / factor[index, index]
             block[index + 1 :] -= factor[index, index + 1 :, None] * errors[index]
         rest[stop:] -= feedback.factor[start:stop, stop:].T @ errors
