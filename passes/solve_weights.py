@@ -116,15 +116,14 @@ def _solve(node: QuantizeOp, store: WeightStore, hessian: Tensor | None) -> None
 def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
     """Solve the layers one after another on what the solved ones before them give."""
     from qcc.calibrate.statistics import Hessian  # torch stays out of the import of the pass
-    from qcc.ir.store import WeightStore
     from qcc.numerics.quantize import dequantize
 
     calibration = calibration_of(ctx, "a solver that reads samples", "use solver: mse, which reads none")
     view = float_view(op, own_weights=True)
     layers = _layers(op, view)
-    weights = WeightStore({key: store[key] for key in store})
+    weights = store.copy()
     for node in (node for nodes in layers.values() for node in nodes):
-        weights[_key(node)] = _float_weight(node, store)
+        weights[_key(node)] = store.entry(_float_key(node))
     walk = calibration.walk(view.module, weights)
     solver = _Solving(ctx, store, sum(map(len, layers.values())))
     for value, nodes in layers.items():
@@ -185,10 +184,14 @@ def _digest(solver: str, qtype: str, weight: Tensor, hessian: Tensor) -> str:
     return found.hexdigest()
 
 
-def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:
+def _float_key(node: QuantizeOp) -> str:
     weight = _weight_of(node)
     assert weight is not None
-    return store.tensor(weight.key.data)
+    return weight.key.data
+
+
+def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:
+    return store.tensor(_float_key(node))
 
 
 def _layers(op: ModuleOp, view: FloatView) -> dict[SSAValue, list[QuantizeOp]]:

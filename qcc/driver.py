@@ -34,8 +34,9 @@ from qcc.frontend.source import load_source
 from qcc.golden import golden_of
 from qcc.inspection import read_module
 from qcc.ir.context import QccContext
+from qcc.ir.on_disk import spool_beside
 from qcc.ir.program import program_of
-from qcc.ir.store import WeightStore
+from qcc.ir.store import Plain, WeightStore
 from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
 from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
@@ -48,6 +49,9 @@ from qcc.strictness import refuse_fallbacks
 from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
+
+LARGE_BYTES = 64 << 20
+"""Models whose weights take less are compiled in memory."""
 
 Say = Callable[[str], None]
 
@@ -154,7 +158,7 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     settings = read_settings(options.settings, backend.capabilities)
     target = backend.capabilities.computing(settings.arithmetic)
     say(f"loading {source}")
-    imported = import_program(load_source(source))
+    imported = import_program(load_source(source), folder=_folder(source))
     before = store_bytes(imported.store)
     calibration = _calibration(imported, None, options.calib, source)
     planned = planning(recipe, integer_only=target.integer_only)
@@ -193,17 +197,34 @@ def _build(
     calls: Iterable[Any] | None = None,
     imported: Imported | None = None,
 ) -> Compiled:
+    """Compile; the weights of a large model that passes make go to a file, one by one."""
+    found = imported or import_program(program, folder=_folder(source))
+    if store_bytes(found.store) < LARGE_BYTES:
+        return _built(program, found, source, options, output, say, calls)
+    with spool_beside(output) as spool:
+        found.store.spool = spool
+        return _built(program, found, source, options, output, say, calls)
+
+
+def _built(
+    program: torch.export.ExportedProgram,
+    imported: Imported,
+    source: str,
+    options: Options,
+    output: Path,
+    say: Say,
+    calls: Iterable[Any] | None,
+) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
     settings = read_settings(options.settings, backend.capabilities)
     chosen = _backend_options(options, settings)
-    imported = imported or import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported) if options.golden else {}
     calibration = _calibration(imported, calls, options.calib, source)
     module, store = imported.module, imported.store
-    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    float_module, float_store = module.clone(), store.copy()
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
     target = backend.capabilities.computing(settings.arithmetic)
@@ -212,7 +233,7 @@ def _build(
     final_recipe = planned_recipe(recipe, module)
     admit(module, target)
     # the float weights under the names and in the shapes that codes are chosen for
-    unsolved = {key: store.tensor(key) for key in store}
+    unsolved = Plain(store)
     kept = kept_beside(output)
     run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
     run_passes(lowering(integer_only=target.integer_only), QccContext(store), module, trace.after)
@@ -274,8 +295,7 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
         return SampleRun(samples_from_arguments(_signature(imported), calls))
     if file is None:
         return None
-    folder = Path(source) if source and Path(source).is_dir() else None
-    return SampleRun(samples_from_file(file, program_of(imported.module), folder))
+    return SampleRun(samples_from_file(file, program_of(imported.module), _folder(source)))
 
 
 def models_of(folder: Path, manifest: Manifest) -> Models:
@@ -291,12 +311,12 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
             "the artifact does not say which model it was compiled from, so there is no float model to measure against",
             fix="compile it from a .pt2, a folder or package.module:callable",
         )
-    imported = import_program(load_source(manifest.source))
+    imported = import_program(load_source(manifest.source), folder=_folder(manifest.source))
     module, store = imported.module, imported.store
-    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    float_module, float_store = module.clone(), store.copy()
     try:
         run_passes(planning(manifest.recipe), QccContext(store), module)
-        floats = {key: store.tensor(key) for key in store}
+        floats: Mapping[str, torch.Tensor] = Plain(store)
     except QccError:
         # a transform searched on the calibration cannot be repeated without it; outputs can still be compared
         floats = dict[str, torch.Tensor]()
@@ -320,6 +340,11 @@ def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
         settings.rows,
         target.byte_cost,
     )
+
+
+def _folder(source: str) -> Path | None:
+    """Return the folder of a model that a source names, None if it is of another kind."""
+    return Path(source) if source and Path(source).is_dir() else None
 
 
 def _absolute(source: str) -> str:

@@ -15,7 +15,8 @@ from qcc.ir.dialect import QCC
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qcc.ir.store import Weight, WeightStore
+    from qcc.ir.on_disk import Weight
+    from qcc.ir.store import WeightStore
     from qcc.numerics.tensor import QuantizedTensor
 
 Watch = Mapping[SSAValue, "Callable[[Tensor], None]"]
