@@ -15,15 +15,14 @@ from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of
 from qcc.ir.integer import IntegerContractOp
 from qcc.ir.kernel import kernel_of, origin_of
 from qcc.ir.nn import ConvOp, LinearOp
+from qcc.ir.on_disk import OnDisk, Weight
 from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
-from qcc.ir.on_disk import OnDisk, Weight
 from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
 from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
-from qcc.numerics.tensor import QuantizedTensor
 
 
 def bits_text(bits: float) -> str:
@@ -36,7 +35,7 @@ def weight_bytes(weight: Weight | OnDisk) -> int:
     qtype = None if isinstance(weight, torch.Tensor) else weight.qtype
     if qtype is not None:
         return (storage_bits(qtype, tuple(weight.shape)) + 7) // 8
-    assert isinstance(weight, torch.Tensor) or isinstance(weight, OnDisk) and weight.dtype is not None
+    assert isinstance(weight, torch.Tensor) or (isinstance(weight, OnDisk) and weight.dtype is not None)
     dtype = weight.dtype
     assert dtype is not None
     return math.prod(weight.shape) * dtype.itemsize
