@@ -32,13 +32,13 @@ def bits_text(bits: float) -> str:
 
 def weight_bytes(weight: Weight | OnDisk) -> int:
     """Count the bytes of a weight as stored: for a quantized one every code, scale and zero point."""
-    qtype = None if isinstance(weight, torch.Tensor) else weight.qtype
-    if qtype is not None:
-        return (storage_bits(qtype, tuple(weight.shape)) + 7) // 8
-    assert isinstance(weight, torch.Tensor) or (isinstance(weight, OnDisk) and weight.dtype is not None)
-    dtype = weight.dtype
-    assert dtype is not None
-    return math.prod(weight.shape) * dtype.itemsize
+    if isinstance(weight, torch.Tensor):
+        return weight.numel() * weight.element_size()
+    if weight.qtype is not None:
+        return (storage_bits(weight.qtype, weight.shape) + 7) // 8
+    assert isinstance(weight, OnDisk)
+    assert weight.dtype is not None  # a weight has a format or a dtype
+    return math.prod(weight.shape) * weight.dtype.itemsize
 
 
 def store_bytes(store: WeightStore) -> int:

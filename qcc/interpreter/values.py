@@ -72,7 +72,9 @@ def fail(op: Operation, what: str, fix: str = "") -> ShapeError:
 class HasEntries(Protocol):
     """A store that can say where a weight is without reading it."""
 
-    def entry(self, key: str, /) -> Weight | OnDisk: ...
+    def entry(self, key: str, /) -> Weight | OnDisk:
+        """Return a weight, or where it is."""
+        ...
 
 
 def entry_of(store: Weights, key: str) -> Weight | OnDisk:
