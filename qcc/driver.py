@@ -39,7 +39,9 @@ from qcc.ir.program import program_of
 from qcc.ir.store import Plain, WeightStore
 from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
-from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
+from qcc.memory import WORTH_SAYING, estimate_compile, parse_bytes, refuse_beyond
+from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, solving_of, targeting
+from qcc.progress import Say, note, share_of
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_name, recipe_yaml
 from qcc.report.build import Subject, report_where_cheap
 from qcc.report.files import write_report
@@ -53,8 +55,6 @@ __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_sou
 LARGE_BYTES = 64 << 20
 """Models whose weights take less are compiled in memory."""
 
-Say = Callable[[str], None]
-
 
 def _silent(text: str) -> None:
     return None
@@ -62,7 +62,10 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for, beside the model; without `golden`, no example is run or kept."""
+    """What a compilation is asked for, beside the model; without `golden`, no example is run or kept.
+
+    `memory_limit` in bytes stands for the memory that there is, where a compilation that would not fit is refused.
+    """
 
     recipe: RecipeSource = "w8a8"
     target: str = "cpu"
@@ -74,6 +77,7 @@ class Options:
     calib: Path | None = None
     strict: bool = False
     golden: bool = True
+    memory_limit: int | None = None
 
 
 def compile(
@@ -91,6 +95,7 @@ def compile(
     threads: int = 0,
     arch: Sequence[str] = (),
     strict: bool = False,
+    memory_limit: str | int | None = None,
 ) -> Compiled:
     """Quantize a model by a recipe and compile it for a target.
 
@@ -100,12 +105,14 @@ def compile(
     to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
     `calibration` are argument tuples or dicts of keyword arguments that the model is called with, for static scales and
     solvers. `strict` refuses every fallback: a layer left in float that the recipe quantizes, an operation that no
-    kernel computes.
+    kernel computes. `memory_limit`, as `"6GB"` or bytes, is what the compilation may hold at its peak, in the place of
+    what the system has; one that is predicted to take more is refused before it starts.
 
     Raises:
-        QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
+        QccError: whatever does not fit: the model, the recipe, the target, the memory, or the C compiler.
     """
-    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict=strict)
+    limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict=strict, memory_limit=limit)
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
         name = str(source) if isinstance(source, str | Path) else ""
@@ -127,7 +134,7 @@ def compile_program(
     if cache is not None and isinstance(backend, HasToolchain):
         imported, calls = import_program(program), None if calibration is None else list(calibration)
         # threads are chosen when the program is loaded
-        keyed = replace(options, recipe="", cc="", threads=0)
+        keyed = replace(options, recipe="", cc="", threads=0, memory_limit=None)
         chosen = _backend_options(replace(options, threads=0), read_settings(options.settings, backend.capabilities))
         used = (str(keyed), str(chosen), backend.toolchain(chosen), samples_digest(calls))
         key = program_key(imported.module, imported.store, load_recipe(options.recipe), options.target, *used)
@@ -232,10 +239,11 @@ def _built(
     run_passes(planned, QccContext(store, calibration, say), module, trace.after)
     final_recipe = planned_recipe(recipe, module)
     admit(module, target)
+    _hold_to_memory(imported, options, _samples(calibration, example), say)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = Plain(store)
     kept = kept_beside(output)
-    run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
+    run_passes(solving(), QccContext(store, calibration, say, kept, share_of(say)), module, trace.after)
     run_passes(lowering(integer_only=target.integer_only), QccContext(store), module, trace.after)
     run_passes(_targeting(target, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
@@ -296,6 +304,21 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
     if file is None:
         return None
     return SampleRun(samples_from_file(file, program_of(imported.module), _folder(source)))
+
+
+def _hold_to_memory(imported: Imported, options: Options, samples: list[Mapping[str, torch.Tensor]], say: Say) -> None:
+    """Say what memory the rest of a compilation will take, where that is much, and refuse what does not fit."""
+    estimate = estimate_compile(imported.module, imported.store, solving_of(imported.module), samples)
+    if estimate.total >= WORTH_SAYING:
+        note(say, f"memory: {estimate}")
+    refuse_beyond(estimate, options.memory_limit, "this compilation")
+
+
+def _samples(calibration: SampleRun | None, example: Mapping[str, torch.Tensor]) -> list[Mapping[str, torch.Tensor]]:
+    """Return what runs through the program side by side: the calibration, else the example."""
+    if calibration is not None:
+        return [calibration.samples[index] for index in range(len(calibration.samples))]
+    return [example] if example else []
 
 
 def models_of(folder: Path, manifest: Manifest) -> Models:

@@ -82,5 +82,5 @@ def round_with_feedback(weight: Tensor, qtype: QType, parameters: Parameters, fe
             codes[place], value = coder.code(column.to(real), place)
             errors[index] = (column - value) / factor[index, index]
             block[index + 1 :] -= factor[index, index + 1 :, None] * errors[index]
-        rest[stop:] -= feedback.factor[start:stop, stop:].T @ errors
+        rest[stop:].addmm_(feedback.factor[start:stop, stop:].T, errors, alpha=-1)
     return codes.T.contiguous()

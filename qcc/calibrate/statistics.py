@@ -100,6 +100,13 @@ class Hessian:
         self.not_finite = 0
         self.matrix = torch.zeros(channels, channels, dtype=torch.float64)
 
+    def joined(self, other: Hessian) -> Hessian:
+        """Return the sum over the rows of both."""
+        found = Hessian(self.channels)
+        found.count, found.not_finite = self.count + other.count, self.not_finite + other.not_finite
+        torch.add(self.matrix, other.matrix, out=found.matrix)
+        return found
+
     def add(self, value: Tensor) -> None:
         """Add the rows of a value `[..., K]`; rows that are not finite throughout are counted and left out."""
         rows = rows_of(value)
