@@ -16,6 +16,7 @@ from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.calibrate import Calibrate
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.fold_constants import FoldConstants
+from qcc.passes.footprint import Solving, solving_of
 from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
@@ -33,6 +34,21 @@ from qcc.passes.select_plans import SelectPlans
 from qcc.passes.solve_weights import SolveWeights
 from qcc.passes.transforms import transforming, transforming_codes
 from qcc.recipes.model import Recipe
+
+__all__ = [
+    "Observer",
+    "Solving",
+    "fusing",
+    "lowering",
+    "pipeline",
+    "planned_recipe",
+    "planning",
+    "raising",
+    "run_passes",
+    "solving",
+    "solving_of",
+    "targeting",
+]
 
 Observer = Callable[[int, ModulePass, ModuleOp], None]
 
