@@ -148,10 +148,10 @@ def skip_graph(count: int, buffered: int) -> Graph:
     first = graph.edge("in_x", RAW, count)
     graph.inputs.append(Port("x", "f32", (count,), first.name))
     x, kept, y = (graph.edge(name, EIGHT, count) for name in ("x", "kept", "y"))
-    graph.add("enter", "enter", MapUnit(1, count, EIGHT, Steps(EIGHT)), (first.name,), (x.name,))
+    graph.add("enter", "enter", MapUnit(1, count, EIGHT, steps=Steps(EIGHT)), (first.name,), (x.name,))
     walk = Walk((buffered,), (1,), (0,), (buffered,))
     graph.add("buffer", "buffer", ReorderUnit(count // buffered, buffered, walk, walk, EIGHT), (x.name,), (kept.name,))
-    graph.add("meet", "meet", JoinUnit(count, "add", EIGHT, EIGHT, Steps(EIGHT)), (kept.name, x.name), (y.name,))
+    graph.add("meet", "meet", JoinUnit(count, "add", EIGHT, EIGHT, steps=Steps(EIGHT)), (kept.name, x.name), (y.name,))
     graph.outputs.append(Port("y", "i8", (count,), y.name))
     return graph
 
