@@ -12,7 +12,7 @@ import torch
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.base import Golden
-from qcc.backends.hls import lower_boundary, lower_contract, lower_rows, lower_shape
+from qcc.backends.hls import lower_boundary, lower_contract, lower_embedding, lower_rows, lower_shape
 from qcc.backends.hls.aptypes import copy_headers
 from qcc.backends.hls.design import Design, Graph, Port
 from qcc.backends.hls.folding import (
@@ -43,6 +43,7 @@ LOWERINGS = {
     **lower_contract.LOWERINGS,
     **lower_shape.LOWERINGS,
     **lower_rows.LOWERINGS,
+    **lower_embedding.LOWERINGS,
 }
 """The function that lowers each operation."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from qcc.backends.hls.design import Built, Design, Port, Stream
+from qcc.backends.hls.design import Built, Design, Port, Stream, stored_of
 from qcc.backends.hls.settings import HlsSettings
 from qcc.backends.hls.steps import Array, element_type, numbers_text
 from qcc.backends.hls.timing import Timing
@@ -25,7 +25,7 @@ HEADERS = {
     "elementwise.h": ("map", "join"),
     "rows.h": ("softmax", "norm"),
     "boundary.h": ("quantize", "dequantize"),
-    "flow.h": ("reorder", "concat", "constant", "duplicate", "gearbox"),
+    "flow.h": ("reorder", "concat", "constant", "duplicate", "gearbox", "embedding"),
 }
 HEADER_OF = {kind: header for header, kinds in HEADERS.items() for kind in kinds}
 """The header that has the C++ template of every kind of unit."""
@@ -94,8 +94,8 @@ def _any_nonzero(values: Array) -> bool:
 def memories_of(design: Design) -> list[Memory]:
     """Return the weights that are read from memory, in the order of the ports."""
     found: list[Memory] = []
-    for built, load in design.loads():
-        unit, fold = load.reader, built.fold
+    for built, unit in design.stored():
+        fold = built.fold
         lanes = unit.word_lanes(fold)
         found.append(Memory(f"weights_{built.node.name}", unit.depth(fold), lanes, unit, fold))
     return found
@@ -136,7 +136,7 @@ def _calls(design: Design) -> list[dict[str, object]]:
     calls: list[dict[str, object]] = []
     for built in design.nodes:
         node = built.node
-        memory = [f"weights_{node.name}"] if node.unit.template == "load" else []
+        memory = [f"weights_{node.name}"] if stored_of(node.unit) is not None else []
         calls.append({"name": node.name, "arguments": [*memory, *node.inputs, *node.outputs]})
     return calls
 

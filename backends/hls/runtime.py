@@ -61,11 +61,12 @@ class HlsProgram:
             ShapeError: listing every input that is missing, or whose dtype or shape does not fit.
             BuildError: if the simulation does not build.
         """
-        self._check(inputs)
         return self.run_frames([inputs])[0]
 
     def run_frames(self, frames: list[Tensors]) -> list[dict[str, torch.Tensor]]:
         """Compute frames one after another in one run of the simulation."""
+        for frame in frames:
+            self._check(frame)
         program = self._built()
         with tempfile.TemporaryDirectory(prefix="qcc-hls-") as scratch:
             source, target = Path(scratch) / "in.dat", Path(scratch) / "out.dat"
@@ -85,6 +86,9 @@ class HlsProgram:
                 problems.append(Problem(f"input '{port.name}'", "is missing"))
             elif tuple(found.shape) != port.shape or found.dtype != TORCH[port.scalar]:
                 what = f"is {found.dtype} {tuple(found.shape)}, not {TORCH[port.scalar]} {port.shape}"
+                problems.append(Problem(f"input '{port.name}'", what))
+            elif port.below and found.numel() and not 0 <= int(found.min()) <= int(found.max()) < port.below:
+                what = f"picks rows {int(found.min())}..{int(found.max())} of a table of {port.below}"
                 problems.append(Problem(f"input '{port.name}'", what))
         if problems:
             raise ShapeError("the inputs do not fit the design", problems)
@@ -115,7 +119,7 @@ def _port(data: dict[str, object]) -> Port:
     shape = data["shape"]
     assert isinstance(shape, list)
     sizes = tuple(int(str(one)) for one in shape)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return Port(str(data["name"]), str(data["scalar"]), sizes, str(data["edge"]))
+    return Port(str(data["name"]), str(data["scalar"]), sizes, str(data["edge"]), int(str(data["below"])))
 
 
 def _read_frames(data: bytes, ports: list[Port], count: int) -> list[dict[str, torch.Tensor]]:

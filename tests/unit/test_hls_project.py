@@ -246,7 +246,7 @@ def test_memory_ports_say_their_depth(tmp_path: Path) -> None:
     sizes = [memory.stat().st_size for memory in (folder / "weights").glob("*.bin")]
     assert len(sizes) == 2, "weights, and the tables of 300 outputs"
     assert words * lanes * 8 in sizes
-    assert project.design.loads()
+    assert project.design.stored()
 
 
 def test_parts_are_found_by_both_names() -> None:
