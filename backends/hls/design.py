@@ -103,7 +103,8 @@ class Graph:
 class Stream:
     """A stream of the folded design: tokens of `width` elements, and the depth of its FIFO (0 at a port).
 
-    A depth is `needed` where the design stops with one place less.
+    A depth is `needed` where the design stops with one place less. At a port a token is a beat of `width` bytes on a
+    `bus`: "stream" or "memory".
     """
 
     name: str
@@ -114,18 +115,30 @@ class Stream:
     reader: str
     depth: int = 2
     needed: bool = False
+    bus: str = ""
 
     @property
     def bits(self) -> int:
         """Bits of a token; `width` counts lanes of 64 bits where it carries weights."""
+        if self.bus:
+            return 8 * self.width
         return self.width * (64 if self.element is None else self.element.bits)
 
     @property
     def ctype(self) -> str:
         """The C++ type of a token."""
+        if self.bus:
+            return f"ap_axiu<{self.bits}, 0, 0, 0>" if self.bus == "stream" else f"ap_uint<{self.bits}>"
         if self.element is None:
             return f"qcc::lanes<{self.width}>"
         return f"qcc::vec<{self.element.ctype}, {self.width}>"
+
+    @property
+    def argument(self) -> str:
+        """The parameter of a C++ function that reads or writes the port."""
+        if self.bus == "memory":
+            return f"{'const ' if self.reader else ''}{self.ctype} *{self.name}"
+        return f"hls::stream<{self.ctype}> &{self.name}"
 
 
 @dataclass(frozen=True)

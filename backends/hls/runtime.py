@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import torch
 
 from qcc.backends.base import Tensors
 from qcc.backends.hls.design import Port
-from qcc.backends.hls.project import NUMPY, port_bytes
+from qcc.backends.hls.project import port_bytes
 from qcc.backends.hls.report import read_report
+from qcc.backends.hls.units_port import NUMPY
 from qcc.errors import BuildError, CheckpointError, Problem, ShapeError
 
 TORCH = {
@@ -63,7 +65,7 @@ class HlsProgram:
         """
         return self.run_frames([inputs])[0]
 
-    def run_frames(self, frames: list[Tensors]) -> list[dict[str, torch.Tensor]]:
+    def run_frames(self, frames: Sequence[Tensors]) -> list[dict[str, torch.Tensor]]:
         """Compute frames one after another in one run of the simulation."""
         for frame in frames:
             self._check(frame)
@@ -128,9 +130,9 @@ def _read_frames(data: bytes, ports: list[Port], count: int) -> list[dict[str, t
     for _ in range(count):
         frame: dict[str, torch.Tensor] = {}
         for port in ports:
-            kind = np.dtype(NUMPY[port.scalar]).newbyteorder("<")
+            kind = np.dtype(NUMPY[port.scalar])
             size = prod(port.shape)
-            array = np.frombuffer(data, kind, size, at).astype(NUMPY[port.scalar]).reshape(port.shape)
+            array = np.frombuffer(data, kind, size, at).astype(kind.newbyteorder("=")).reshape(port.shape)
             frame[port.name] = torch.from_numpy(array).to(TORCH[port.scalar])
             at += size * kind.itemsize
         frames.append(frame)
