@@ -210,3 +210,16 @@ class HasToolchain(Protocol):
             BuildError: if a tool is missing.
         """
         ...
+
+
+@runtime_checkable
+class HasPreview(Protocol):
+    """A backend that can tell from a module before its weights are solved whether `emit` takes it."""
+
+    def preview(self, module: ModuleOp) -> None:
+        """Go through the operations of a final module as `emit` would, without its weights.
+
+        Raises:
+            UnsupportedOp: listing every operation that `emit` would refuse.
+        """
+        ...

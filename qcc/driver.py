@@ -20,7 +20,7 @@ from xdsl.passes import ModulePass
 
 from qcc.admission import admit, check_architectures
 from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Coverage, Manifest, write_manifest, written_aside
-from qcc.backends.base import BackendOptions, Capabilities, HasToolchain
+from qcc.backends.base import BackendOptions, Capabilities, HasPreview, HasToolchain
 from qcc.backends.targets import backend_of
 from qcc.cache import Cache
 from qcc.calibrate.run import SampleRun
@@ -161,6 +161,8 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     run_passes(planned, QccContext(imported.store, calibration, say), imported.module)
     admit(imported.module, target)
     run_passes(_targeting(target, settings), QccContext(imported.store), imported.module)
+    if isinstance(backend, HasPreview):
+        backend.preview(imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
     if options.strict:
         refuse_fallbacks(coverage, backend.fallbacks(imported.module))
