@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class HlsProgram:
         self._check(inputs)
         return self.run_frames([inputs])[0]
 
-    def run_frames(self, frames: list[Tensors]) -> list[dict[str, torch.Tensor]]:
+    def run_frames(self, frames: Sequence[Tensors]) -> list[dict[str, torch.Tensor]]:
         """Compute frames one after another in one run of the simulation."""
         program = self._built()
         with tempfile.TemporaryDirectory(prefix="qcc-hls-") as scratch:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.triton.lower import GemmStep, RowStep, contract_spec, lower_kernel, lower_rows
-from qcc.backends.triton.spec import GemmSpec
+from qcc.backends.triton.spec import GemmSpec, Requantize
 from qcc.backends.triton.tiling import Sizes
 from qcc.errors import Problem, UnsupportedOp
 from qcc.ir.base import location_of
@@ -50,7 +50,7 @@ Step = LaunchStep | TorchStep
 def steps_of(program: ProgramOp, *, solved: bool = True) -> tuple[Step, ...]:
     """Part a program into steps, in program order.
 
-    Where the weights are not `solved` yet, the quantizers that stand for their codes are no steps.
+    Where weights and static scales are not `solved` yet, the quantizers that stand for weights are no steps.
 
     Raises:
         UnsupportedOp: listing everything quantized that no kernel covers.
@@ -70,7 +70,10 @@ def steps_of(program: ProgramOp, *, solved: bool = True) -> tuple[Step, ...]:
             problems += error.problems
             continue
         computed = [one for one in parts if isinstance(one, GemmStep) and not _is_stored(one.weight, solved)]
-        problems += [Problem(location_of(op) or op.name, "the weight is computed, and not stored") for _ in computed]
+        where = location_of(op) or op.name
+        problems += [Problem(where, "the weight is computed, and not stored") for _ in computed]
+        if solved and any(map(_lacks_scale, parts)):
+            problems.append(Problem(where, "a static quantization without its scale: it was not calibrated"))
         found.append(LaunchStep(op, parts, tuple(_label(op, one, labels) for one in parts), str(op)))
     if problems:
         raise UnsupportedOp(f"target triton cannot take {len(problems)} parts of the program", problems)
@@ -80,6 +83,12 @@ def steps_of(program: ProgramOp, *, solved: bool = True) -> tuple[Step, ...]:
 def _makes_codes(op: Operation) -> bool:
     """Whether an operation stands for what a solver will do: it quantizes a stored weight."""
     return isinstance(op, QuantizeOp) and isinstance(op.input.owner, WeightOp)
+
+
+def _lacks_scale(part: RowStep | GemmStep) -> bool:
+    if isinstance(part, RowStep):
+        return part.spec.scale == "tensor" and part.scale is None
+    return part.out_scale is None and any(isinstance(one, Requantize) for one in part.spec.steps)
 
 
 def _is_stored(weight: SSAValue, solved: bool) -> bool:
