@@ -13,7 +13,7 @@ import torch
 
 from qcc.admission import admit
 from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest
-from qcc.backends.base import HasToolchain
+from qcc.backends.base import HasPreview, HasToolchain
 from qcc.backends.targets import backend_of
 from qcc.building import Options, backend_options, build, folder_of, means_of, sample_run
 from qcc.cache import Cache
@@ -129,6 +129,8 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     run_passes(means.planning(), QccContext(imported.store, calibration, say), imported.module)
     admit(imported.module, means.target)
     run_passes(means.targeting(), QccContext(imported.store), imported.module)
+    if isinstance(means.backend, HasPreview):
+        means.backend.preview(imported.module)
     coverage = coverage_of(imported.module, None, {}, before)
     if options.strict:
         refuse_fallbacks(coverage, means.backend.fallbacks(imported.module))
