@@ -382,9 +382,11 @@ def test_the_scale_of_a_token_crosses_the_sum_over_channels_and_that_of_a_block_
     weight = quantize(w, parse_qtype("int8n | row f32"))
     for text, least in (("int8n | (1,-1) f32 | dynamic", 0.0), ("int8n | (1,16) f32 | dynamic", 0.1)):
         given = quantize(x, parse_qtype(text))
-        module, store, _ = built(
-            {"w": weight}, lambda x, w, text=text: ContractOp(QuantizeOp(x, parse_qtype(text)), w), x=x
-        )
+
+        def build(x: SSAValue, w: SSAValue, text: str = text) -> Made:
+            return ContractOp(QuantizeOp(x, parse_qtype(text)), w)
+
+        module, store, _ = built({"w": weight}, build, x=x)
         found = Interpreter(module, store).run({"x": x})["y"].double()
         wanted = dequantize(given, torch.float64) @ dequantize(weight, torch.float64).T
         scale = named_parameters(given.qtype, given.parameters)["scale0"].double()
