@@ -137,7 +137,9 @@ def output_error(
     calibration.observe(module, store, outputs.watch(outputs.keep))
 
     def error(replaced: Mapping[str, Tensor]) -> float:
-        weights = WeightStore({**{key: store[key] for key in store}, **replaced})
+        weights = store.copy()
+        for key, weight in replaced.items():
+            weights[key] = weight
         outputs.start()
         calibration.observe(module, weights, outputs.watch(outputs.compare))
         return outputs.error()

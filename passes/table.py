@@ -127,6 +127,12 @@ def _qsm() -> type[ModulePass]:
     return Qsm
 
 
+def _quantize_cache() -> type[ModulePass]:
+    from qcc.passes.quantize_cache import QuantizeCache
+
+    return QuantizeCache
+
+
 def _quantize_values() -> type[ModulePass]:
     from qcc.passes.quantize_values import QuantizeValues
 
@@ -250,6 +256,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "permute": _permute,
     "prove-overflow": _prove_overflow,
     "qsm": _qsm,
+    "quantize-cache": _quantize_cache,
     "quantize-values": _quantize_values,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,

@@ -16,14 +16,16 @@ from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, OpResult, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from qcc.interpreter.values import Weights
+from qcc.interpreter.values import Weights, entry_of
 from qcc.ir.base import LAYER, LEFT_IN_FLOAT, RESIDUAL, location_of, set_location
 from qcc.ir.elementwise import BinaryOp, CastOp
 from qcc.ir.kernel import KernelOp, dissolve
 from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp
+from qcc.ir.on_disk import OnDisk, Weight
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.shape import SliceOp
+from qcc.ir.store import Plain
 from qcc.ir.transform import AddLowrankOp, AddSparseOp
 from qcc.ir.types import type_of
 from qcc.numerics.tensor import QuantizedTensor
@@ -93,6 +95,13 @@ class Originals:
 
     def __getitem__(self, key: str, /) -> torch.Tensor | QuantizedTensor:
         return self._floats[key.removeprefix(ORIGINAL)] if key.startswith(ORIGINAL) else self._store[key]
+
+    def entry(self, key: str, /) -> Weight | OnDisk:
+        """Return a weight, or where it is in a file."""
+        if not key.startswith(ORIGINAL):
+            return entry_of(self._store, key)
+        name = key.removeprefix(ORIGINAL)
+        return self._floats.entry(name) if isinstance(self._floats, Plain) else self._floats[name]
 
     def __contains__(self, key: object, /) -> bool:
         if isinstance(key, str) and key.startswith(ORIGINAL):
