@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from qcc.backends.cpu import (
+    emit_cache,
     emit_elementwise,
     emit_gather,
     emit_integer,
@@ -38,6 +39,7 @@ LOWERINGS = {
     **emit_gather.LOWERINGS,
     **emit_nn.LOWERINGS,
     **emit_transformer.LOWERINGS,
+    **emit_cache.LOWERINGS,
     **emit_quant.LOWERINGS,
     **emit_integer.LOWERINGS,
     **emit_kernel.LOWERINGS,

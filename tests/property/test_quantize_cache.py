@@ -13,19 +13,16 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qcc.errors import RecipeError, ShapeError, UnsupportedOp
 from qcc.interpreter import Interpreter
-from qcc.ir.cache import CacheAppendOp, CacheReadOp, CacheRoundOp, cache_parts
+from qcc.ir.cache import CacheAppendOp, CacheRoundOp
 from qcc.ir.context import QccContext
-from qcc.ir.dims import Dim
-from qcc.ir.program import StateOp, UpdateStateOp
+from qcc.ir.program import StateOp
 from qcc.ir.store import WeightStore
-from qcc.ir.types import SymbolAttr, tensor
 from qcc.numerics.kv_cache import cache_qtype, settled, tokens_a_group
 from qcc.numerics.qtype import QType
 from qcc.numerics.quantize import dequantize, quantize
-from qcc.numerics.torch_dtypes import TORCH_DTYPES
 from qcc.passes.quantize_cache import QuantizeCache
-from tests import folding
-from tests.modules import make, run
+from tests import folding, kv_caches
+from tests.modules import run
 
 HEADS, SIZE, TOKENS = 2, 6, 23
 
@@ -44,24 +41,7 @@ def formats(draw: st.DrawFn) -> QType:
 
 
 def keeper(qtype: QType, window: int, batch: int = 1) -> Interpreter:
-    """A program that writes rows into a cache and gives all that it holds."""
-    shape = tuple(map(Dim.of, (batch, HEADS, TOKENS, SIZE)))
-    parts = cache_parts(shape, qtype, window, "f32")
-
-    def build(rows, positions):
-        states = [StateOp(name, kind) for name, kind in parts.items()]
-        append = CacheAppendOp(rows, positions, states, qtype, window=window)
-        for name, value in zip(parts, append.outputs, strict=True):
-            UpdateStateOp(name, value)
-        return CacheReadOp(positions, append.outputs, tensor(shape, "f32"), qtype, window=window)
-
-    inputs = {"rows": tensor((batch, HEADS, "n", SIZE), "f32"), "positions": tensor(("n",), "i64")}
-    module = make(inputs, build, [SymbolAttr.make("n", 1)])
-    first = {
-        name: torch.zeros(tuple(int(one.constant or 0) for one in kind.shape), dtype=TORCH_DTYPES[kind.scalar])
-        for name, kind in parts.items()
-    }
-    return Interpreter(module, WeightStore(first))
+    return Interpreter(*kv_caches.keeper((batch, HEADS, TOKENS, SIZE), qtype, window))
 
 
 def write(cache: Interpreter, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
