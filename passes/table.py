@@ -169,10 +169,22 @@ def _raise_rope() -> type[ModulePass]:
     return RaiseRope
 
 
+def _residual_channels() -> type[ModulePass]:
+    from qcc.passes.residual_channels import ResidualChannels
+
+    return ResidualChannels
+
+
 def _rotate_activations() -> type[ModulePass]:
     from qcc.passes.rotate_activations import RotateActivations
 
     return RotateActivations
+
+
+def _rotate_inputs() -> type[ModulePass]:
+    from qcc.passes.rotate_inputs import RotateInputs
+
+    return RotateInputs
 
 
 def _rotate_keys() -> type[ModulePass]:
@@ -251,7 +263,9 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "raise-linear": _raise_linear,
     "raise-norm": _raise_norm,
     "raise-rope": _raise_rope,
+    "residual-channels": _residual_channels,
     "rotate-activations": _rotate_activations,
+    "rotate-inputs": _rotate_inputs,
     "rotate-keys": _rotate_keys,
     "rotate-streams": _rotate_streams,
     "rotate-values": _rotate_values,

@@ -18,6 +18,7 @@ from qcc.recipes.model import (
     ActivationScheme,
     Allocation,
     Expansion,
+    Factors,
     Migration,
     Outliers,
     Override,
@@ -43,6 +44,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "qsm": Migration,
     "expand_k": Expansion,
     "outliers": Outliers,
+    "low_rank": Factors,
     "overrides": Override,
     "allocate": Allocation,
 }
