@@ -11,7 +11,7 @@ from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Array, Struct, Value
 from qcc.backends.cpu.views import View
-from qcc.ir.cache import RECENT, CacheAppendOp, CacheReadOp, CacheRoundOp, cache_parts
+from qcc.ir.cache import RECENT, CacheAppendOp, CacheReadOp, CacheRoundOp
 from qcc.ir.dims import Dim, product
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.kv_cache import tokens_a_group
@@ -51,10 +51,6 @@ def _parts(op: CacheAppendOp | CacheReadOp, views: Mapping[str, View], tokens: D
     return Struct(fields)
 
 
-def _names(op: CacheAppendOp | CacheReadOp, kind: TensorType) -> list[str]:
-    return list(cache_parts(kind.shape, op.format.data, op.window.value.data, kind.scalar))
-
-
 def emit_cache_append(low: Lowering, op: CacheAppendOp) -> None:
     """Lower `qcc.cache_append`, in place where the old parts are dead."""
     kind = type_of(op.rows)
@@ -63,7 +59,7 @@ def emit_cache_append(low: Lowering, op: CacheAppendOp) -> None:
     rows = rows if rows.unit_last else low.contiguous(rows)
     batch, heads, count, dim = kind.shape
     views = {
-        name: low.updatable(op, old, new) for name, old, new in zip(_names(op, kind), op.parts, op.outputs, strict=True)
+        name: low.updatable(op, old, new) for name, old, new in zip(op.part_names, op.parts, op.outputs, strict=True)
     }
     low.call(
         "cache_append",
@@ -86,7 +82,7 @@ def emit_cache_read(low: Lowering, op: CacheReadOp) -> None:
     kind = type_of(op.result)
     _refuse_others(kind)
     batch, heads, tokens, dim = kind.shape
-    views = {name: low.contiguous(low.view(one)) for name, one in zip(_names(op, kind), op.parts, strict=True)}
+    views = {name: low.contiguous(low.view(one)) for name, one in zip(op.part_names, op.parts, strict=True)}
     target = low.result(op.result)
     low.call(
         "cache_read",
