@@ -91,9 +91,9 @@ def _tolerance(
     """Return how far a backend's outputs may be from the interpreter's.
 
     In a program that quantizes activations, or keys and values, a difference in the last bit of a float can move a
-    value over a rounding boundary; that changes a code by one step, as quantization itself did, and spreads through the layers that follow.
-    Two exact executions may so differ by up to the noise of quantization, which is measured here. What is bit for bit
-    is compared bit for bit, contraction by contraction.
+    value over a rounding boundary; that changes a code by one step, as quantization itself did, and spreads through
+    the layers that follow. Two exact executions may so differ by up to the noise of quantization, which is measured
+    here. What is bit for bit is compared bit for bit, contraction by contraction.
     """
     if _is_exact(program):
         return EXACT

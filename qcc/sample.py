@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from xdsl.ir import BlockArgument, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from qcc.ir.cache import CacheAppendOp
 from qcc.ir.kernel import origin_of
@@ -54,8 +54,8 @@ def _counted_inputs(program: ProgramOp) -> dict[str, int]:
 def _source_of(value: SSAValue) -> SSAValue:
     """Look through operations of one operand, such as casts."""
     value = origin_of(value)
-    while not isinstance(value, BlockArgument) and len(value.owner.operands) == 1:
-        value = origin_of(value.owner.operands[0])
+    while isinstance(owner := value.owner, Operation) and len(owner.operands) == 1:
+        value = origin_of(owner.operands[0])
     return value
 
 

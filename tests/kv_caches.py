@@ -6,14 +6,15 @@ import torch
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from qcc.ir.cache import CacheAppendOp, CacheReadOp, cache_parts
+from qcc.interpreter import Interpreter
+from qcc.ir.cache import CacheAppendOp, CacheReadOp, CacheRoundOp, cache_parts
 from qcc.ir.dims import Dim
 from qcc.ir.program import StateOp, UpdateStateOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import SymbolAttr, tensor
 from qcc.numerics.qtype import QType
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
-from tests.modules import Made, make
+from tests.modules import Made, kind_of, make
 
 
 def empty_parts(shape: tuple[int, int, int, int], qtype: QType, window: int) -> dict[str, torch.Tensor]:
@@ -39,3 +40,12 @@ def keeper(shape: tuple[int, int, int, int], qtype: QType, window: int) -> tuple
 
     inputs = {"rows": tensor((*shape[:2], "n", shape[3]), "f32"), "positions": tensor(("n",), "i64")}
     return make(inputs, build, [SymbolAttr.make("n", 1)]), WeightStore(empty_parts(shape, qtype, window))
+
+
+def rounded(rows: torch.Tensor, qtype: QType, window: int) -> torch.Tensor:
+    """What the interpreter says a cache reads of rows that are all that it holds."""
+
+    def build(value: SSAValue) -> Made:
+        return CacheRoundOp(value, qtype, window=window)
+
+    return Interpreter(make({"x": kind_of(rows)}, build), WeightStore()).run({"x": rows})["y"]

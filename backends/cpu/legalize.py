@@ -3,7 +3,8 @@
     x : f16, bf16, f64   ->   x : f32,   with casts where values enter or leave the program
 
 Integers and truth values stay, and so do the scales and zero points of quantized caches. Weights and state of other
-float types are converted when they are written; quantized formats keep their scales. Rounding between operations then happens in float32 instead of the model's own type.
+float types are converted when they are written; quantized formats keep their scales. Rounding between operations then
+happens in float32 instead of the model's own type.
 """
 
 from __future__ import annotations

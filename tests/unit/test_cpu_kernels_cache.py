@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from qcc.interpreter import Interpreter
-from qcc.ir.cache import CacheRoundOp
 from qcc.numerics.kv_cache import cache_qtype
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode
-from tests.kv_caches import empty_parts, keeper
-from tests.modules import run
+from tests.kv_caches import empty_parts, keeper, rounded
 from tests.unit import cpu_kernels_abi as abi
 
 BATCH, HEADS, TOKENS = 2, 3, 21
@@ -102,7 +100,7 @@ def test_round(kernels: abi.Kernels, seed: int) -> None:
     chance = random.Random(1000 + seed)
     qtype, window, size = draw(chance)
     rows = hard_rows(chance, size)
-    wanted = run(lambda x: CacheRoundOp(x, qtype, window=window), rows)
+    wanted = rounded(rows, qtype, window)
     laid = np.ascontiguousarray(rows.numpy().swapaxes(1, 2)).swapaxes(1, 2)
     found = np.full(rows.shape, 7, np.float32)
     sizes = {"batch": BATCH, "heads": HEADS, "tokens": TOKENS, "dim": size}
