@@ -19,7 +19,7 @@ from qcc.errors import QccError
 from qcc.numerics.qtype_bits import bits_per_weight
 from qcc.passes.solvers.table import SOLVERS
 from qcc.recipes.load import load_recipe, recipe_names, recipe_text
-from qcc.recipes.model import Recipe
+from qcc.recipes.model import Recipe, split_type
 
 HERE = Path(__file__).parent
 TARGET = HERE / "gallery.md"
@@ -35,7 +35,7 @@ Generated from the recipes by `python docs/make_gallery.py`; do not edit.
 
 `qcc recipes NAME > mine.yaml` prints any of these to start from; [Recipes](recipes.md) explains every key.
 
-- **bits** per weight count codes, scales and zero points of a layer of {WIDTH} x {WIDTH} weights.
+- **bits** per weight count codes, scales, zero points and what is kept apart of a layer of {WIDTH} x {WIDTH} weights.
 - **samples**: whether a compilation needs calibration samples (`--calib`, `calibration=`).
 - **targets** that take a network of two such layers by this recipe (float16 for `triton`, float32 otherwise), as
   `qcc compile --dry-run` says. What no target computes is encoded, stored, interpreted and
@@ -53,7 +53,7 @@ SECTIONS = {
 }
 
 # Transforms that look at activations whatever their settings.
-ON_SAMPLES = {"smooth", "awq", "smooth_attention", "qsm", "diagonal"}
+ON_SAMPLES = {"smooth", "awq", "smooth_attention", "qsm", "diagonal", "residual_channels"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Entry:
         static = not recipe.activations.is_float and recipe.activations.qtype().when != "dynamic"
         sorting = "permute" in recipe.transforms and recipe.permute.by == "activations"
         dropping = "expand_k" in recipe.transforms and recipe.expand_k.drop
-        solving = SOLVERS[recipe.weights.solver].reads_samples
+        splitting = recipe.outliers.by == "sensitivity" or recipe.low_rank.weighted
+        solving = SOLVERS[recipe.weights.solver].reads_samples or splitting
         return static or solving or sorting or dropping or bool(ON_SAMPLES & set(recipe.transforms))
 
     @property
@@ -90,7 +91,8 @@ class Entry:
         """Count the bits of a weight, everything beside the codes included."""
         if self.recipe.weights.is_float:
             return "as in the model"
-        return bits_text(round(bits_per_weight(self.recipe.weights.qtype(), (WIDTH, WIDTH)), 3))
+        qtype = split_type(self.recipe.weights.qtype(), self.recipe.outliers, self.recipe.low_rank)
+        return bits_text(round(bits_per_weight(qtype, (WIDTH, WIDTH)), 3))
 
 
 def entries() -> list[Entry]:

@@ -24,7 +24,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.errors import Problem, RecipeError
-from qcc.ir.base import LAYER, LEFT_IN_FLOAT, SOLVER, location_of, set_location
+from qcc.ir.base import LAYER, LEFT_IN_FLOAT, LOW_RANK, OUTLIERS, SOLVER, location_of, set_location
 from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
@@ -73,10 +73,6 @@ class AssignFormats(ModulePass):
 
 def _refuse_unavailable(recipe: Recipe) -> None:
     problems: list[Problem] = []
-    if recipe.outliers.fraction:
-        problems.append(Problem("outliers", "are not available in this version of qcc", "set fraction: 0"))
-    if not recipe.kv_cache.is_float:
-        problems.append(Problem("kv_cache", "cannot be quantized in this version of qcc", "set format: f32"))
     schemes = [("weights", recipe.weights)]
     schemes += [(one.match, one.weights) for one in recipe.overrides if one.weights is not None]
     problems += [problem for where, scheme in schemes for problem in solver_problems(where, scheme)]
@@ -88,14 +84,14 @@ def _refuse_misfits(recipe: Recipe, names: list[str], linear: list[tuple[LinearO
     problems = [
         Problem(f"overrides: {one.match}", "matches no layer", f"layers are named like '{names[0]}'" if names else "")
         for one in recipe.overrides
-        if not any(matches(one, name) for name in names)
+        if one.is_for_layers and not any(matches(one, name) for name in names)
     ]
     found = [(scheme, roles) for layer, scheme in linear if (roles := misfits(layer, scheme))]
     problems += [problem for _, roles in found for problem in roles.values()]
     fix = ""
     if found:
-        other = "one scale per row (float, where the format says its groups)"
-        fix = f"use a group that divides the columns, or {other}:\n{row_overrides(found, names)}"
+        other = "one scale per row (float, where the format says its groups) and nothing apart"
+        fix = f"use a group that divides the columns and a smaller rank, or {other}:\n{row_overrides(found, names)}"
     if problems:
         raise RecipeError(f"the recipe does not fit {len(problems)} places of the model", problems, fix=fix)
 
@@ -104,22 +100,21 @@ class _Quantizer:
     """Rewrites one module; remembers what it has quantized already."""
 
     def __init__(self) -> None:
-        self._weights: dict[str, QType] = {}
+        self._weights: dict[str, QuantizeOp] = {}
         self._inputs: dict[tuple[SSAValue, QType], SSAValue] = {}
 
     def rewrite_linear(self, layer: LinearOp, scheme: LayerScheme) -> None:
         """Replace a linear layer by a contraction of quantized operands."""
         weight = layer.weight.owner
         assert isinstance(weight, WeightOp)
-        quantized = QuantizeOp(layer.weight, scheme.weights.qtype())
-        if scheme.weights.solver != "rtn":
-            quantized.attributes[SOLVER] = StringAttr(scheme.weights.solver)
-        self._weights[weight.key.data] = scheme.weights.qtype()
+        quantized = QuantizeOp(layer.weight, scheme.weight_type)
+        quantized.attributes.update(_solving(scheme))
+        self._weights[weight.key.data] = quantized
         source = layer.input
         if not scheme.activations.is_float:
             source = self._quantized_input(layer.input, scheme.activations.qtype(), location_of(layer))
         taken = type_of(source).qtype
-        integers = taken is not None and sums_integers(taken, scheme.weights.qtype())
+        integers = taken is not None and sums_integers(taken, scheme.weight_type)
         contract = ContractOp(
             source,
             quantized,
@@ -145,15 +140,30 @@ class _Quantizer:
         weight = table.table.owner
         if not isinstance(weight, WeightOp):
             return
-        qtype = self._weights.get(weight.key.data)
+        tied = self._weights.get(weight.key.data)
+        qtype = None if tied is None else type_of(tied.result).qtype
         if qtype is None and not recipe.embeddings.is_float:
             qtype = recipe.embeddings.qtype()
         if qtype is None:
             return
         quantized = QuantizeOp(table.table, qtype)
+        if tied is not None:  # whichever of the two is solved first gives the codes of both
+            quantized.attributes.update(tied.attributes)
         replacement = EmbeddingOp(quantized, table.ids, type_of(table.result).scalar)
         replacement.attributes.update(table.attributes)
         Rewriter.replace_op(table, [quantized, replacement], [replacement.result])
+
+
+def _solving(scheme: LayerScheme) -> dict[str, StringAttr]:
+    """Return the attributes that say how a weight is solved, where it is not as by default."""
+    found: dict[str, str] = {}
+    if scheme.weights.solver != "rtn":
+        found[SOLVER] = scheme.weights.solver
+    if scheme.outliers.fraction and scheme.outliers.by != "magnitude":
+        found[OUTLIERS] = scheme.outliers.by
+    if (factors := scheme.low_rank).rank and (factors.weighted or factors.method != "lorc"):
+        found[LOW_RANK] = f"{factors.method}{' weighted' if factors.weighted else ''}"
+    return {name: StringAttr(text) for name, text in found.items()}
 
 
 def _after(value: SSAValue) -> InsertPoint:

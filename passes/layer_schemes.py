@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import yaml
 from xdsl.dialects.builtin import StringAttr
@@ -20,15 +20,18 @@ from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
-from qcc.numerics.stored_parts import parameter_parts
+from qcc.numerics.stored_parts import parameter_parts, side_parts
 from qcc.passes.solvers.table import SOLVERS
-from qcc.recipes.model import ActivationScheme, Override, Recipe, WeightScheme
+from qcc.recipes.model import ActivationScheme, Factors, Outliers, Override, Recipe, WeightScheme, split_type
 
 INPUT_FORMAT = "input_format"
 """Name of the attribute with the static format that a fold has prepared a layer's input for."""
 
 ALLOCATED = "allocated"
 """Name of the attribute with the weights, as YAML, that bit allocation chose for a layer."""
+
+_NOTHING_APART: dict[str, dict[str, object]] = {"outliers": {"fraction": 0}, "low_rank": {"rank": 0}}
+"""What a recipe says where a weight is all codes."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ class LayerScheme:
     weights: WeightScheme
     activations: ActivationScheme
     reason: str = ""
+    outliers: Outliers = field(default_factory=Outliers)
+    low_rank: Factors = field(default_factory=Factors)
+
+    @property
+    def weight_type(self) -> QType:
+        """The type of the weight with everything that is kept apart from its codes."""
+        return split_type(self.weights.qtype(), self.outliers, self.low_rank)
 
 
 def layer_name(op: Operation) -> str:
@@ -62,16 +72,19 @@ def scheme_of(recipe: Recipe, layer: LinearOp | ConvOp) -> LayerScheme:
     """Return the formats of a layer: the recipe's, those of the last override that matches, or what was allocated."""
     name = layer_name(layer)
     weights, activations = recipe.weights, recipe.activations
+    outliers, low_rank = recipe.outliers, recipe.low_rank
     for override in recipe.overrides:
         if matches(override, name):
             weights = override.weights or weights
             activations = override.activations or activations
+            outliers = override.outliers or outliers
+            low_rank = override.low_rank or low_rank
     if (chosen := allocated_weights(layer)) is not None:
         weights = chosen
     noted = layer.attributes.get(INPUT_FORMAT)
     if isinstance(noted, StringAttr):
         activations = ActivationScheme(format=noted.data, when="static")
-    return LayerScheme(name, weights, activations, _reason(layer, weights))
+    return LayerScheme(name, weights, activations, _reason(layer, weights), outliers, low_rank)
 
 
 def allocated_weights(layer: Operation) -> WeightScheme | None:
@@ -111,7 +124,7 @@ def _reason(layer: LinearOp | ConvOp, weights: WeightScheme) -> str:
 
 
 def misfits(layer: LinearOp, scheme: LayerScheme) -> dict[str, Problem]:
-    """Return what a group does not divide: `weights`, `activations`, both or none."""
+    """Return by section of the recipe what does not fit the layer: groups, `outliers`, `low_rank`."""
     columns = type_of(layer.weight).shape[1].constant
     found: dict[str, Problem] = {}
     for role, one in (("weights", scheme.weights), ("activations", scheme.activations)):
@@ -119,6 +132,21 @@ def misfits(layer: LinearOp, scheme: LayerScheme) -> dict[str, Problem]:
             if columns is not None and columns % group and role not in found:
                 what = f"{role} cannot use group {group}: it does not divide {columns} columns"
                 found[role] = Problem(scheme.name, what)
+    return found | _split_misfits(type_of(layer.weight).static_shape, scheme)
+
+
+def _split_misfits(shape: tuple[int, ...] | None, scheme: LayerScheme) -> dict[str, Problem]:
+    """Return what is wrong with outliers and factors beside the format of the weight."""
+    own = () if scheme.weights.is_float else side_parts(scheme.weights.qtype())
+    found: dict[str, Problem] = {}
+    for role, side in (("outliers", scheme.outliers.side()), ("low_rank", scheme.low_rank.side())):
+        if side is not None and own:
+            what = f"{side} cannot be added to a format that has {', '.join(map(str, own))}"
+            found[role] = Problem(scheme.name, what)
+    rank = scheme.low_rank.rank
+    if shape is not None and rank >= min(shape):
+        what = f"a product of rank {rank} is as large as its weight of {' x '.join(map(str, shape))}"
+        found["low_rank"] = Problem(scheme.name, what)
     return found
 
 
@@ -155,4 +183,5 @@ def _row_override(scheme: LayerScheme, roles: Iterable[str], names: Sequence[str
         kept = scheme.activations.model_dump(exclude_defaults=True, exclude={"group"})
         activations = {**kept, "granularity": "tensor" if scheme.activations.when == "static" else "token"}
         override["activations"] = {"format": "f32"} if scheme.activations.is_whole else activations
+    override |= {role: nothing for role, nothing in _NOTHING_APART.items() if role in roles}
     return override

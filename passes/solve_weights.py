@@ -2,19 +2,23 @@
 
     quantize(weight "w") : W  ->  weight "w:W"
 
-By the solver that the attribute `solver` names, by rounding to nearest where there is none. One entry per name and
+By the solver that the attribute `solver` names, by rounding to nearest where there is none; a format with outliers or
+low-rank factors is split as the attributes `outliers` and `low_rank` say (`solvers/split.py`). One entry per name and
 format, so tied weights stay tied. Float weights that nothing reads any more leave the store.
 
 Solvers that read samples get the Hessian of their layer's inputs. Layers are solved in the order of the program, and
 the samples go on through solved layers, so that a layer makes up for what the ones before it lost. One Hessian is held
-at a time; layers that read one value share it.
+at a time; layers that read one value share it. A weight that several layers read, as tied ones are, is solved when the
+last of them is reached, on the sum of their Hessians: what is lost is the sum of what each of them loses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from xdsl.context import Context
@@ -24,14 +28,15 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from qcc.errors import Problem, QccError, ShapeError
-from qcc.ir.base import SOLVER
+from qcc.ir.base import LOW_RANK, OUTLIERS, SOLVER
 from qcc.ir.context import QccContext, calibration_of, store_of
 from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 from qcc.passes.float_view import FloatView, float_view, solved_key
-from qcc.passes.solvers.table import SOLVERS, Solver
+from qcc.passes.footprint import solving_of
+from qcc.passes.solvers.table import SOLVERS, Solver, SplitChoice, is_split
 from qcc.version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +44,13 @@ if TYPE_CHECKING:
 
     from qcc.calibrate.statistics import Hessian
     from qcc.ir.store import WeightStore
+
+
+class _Later(Enum):
+    LATER = "later"
+
+
+_LATER = _Later.LATER
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class SolveWeights(ModulePass):
         store = store_of(ctx, "solve-weights")
         nodes = [one for one in op.walk() if isinstance(one, QuantizeOp) and _weight_of(one) is not None]
         _refuse_unknown(nodes)
-        if any(_solver(one).reads_samples for one in nodes):
+        if any(_reads_samples(one) for one in nodes):
             _solve_on_samples(ctx, op, store)
         for node in nodes:
             key = _key(node)
@@ -94,6 +106,26 @@ def _solver(node: QuantizeOp) -> Solver:
     return SOLVERS[_solver_name(node)]
 
 
+def _split_choice(node: QuantizeOp) -> SplitChoice | None:
+    """Return how a weight is split, if its format has outliers or factors that solvers find."""
+    if not is_split(_qtype(node)):
+        return None
+    outliers, factors = (node.attributes.get(name) for name in (OUTLIERS, LOW_RANK))
+    words = factors.data.split() if isinstance(factors, StringAttr) else []
+    by = outliers.data if isinstance(outliers, StringAttr) else "magnitude"
+    method = next((one for one in words if one != "weighted"), "lorc")
+    if by not in ("magnitude", "sensitivity") or method not in ("svd", "lorc", "alternating"):
+        what = f"asks for outliers by '{by}' and low rank by '{method}'"
+        fix = "known: outliers by magnitude or sensitivity, low rank by svd, lorc or alternating"
+        raise QccError("weights cannot be solved", [Problem(_key(node), what, fix)])
+    return SplitChoice(by, method, "weighted" in words)
+
+
+def _reads_samples(node: QuantizeOp) -> bool:
+    choice = _split_choice(node)
+    return _solver(node).reads_samples or (choice is not None and choice.reads_samples)
+
+
 def _refuse_unknown(nodes: list[QuantizeOp]) -> None:
     problems = [
         Problem(
@@ -109,44 +141,71 @@ def _refuse_unknown(nodes: list[QuantizeOp]) -> None:
 def _solve(node: QuantizeOp, store: WeightStore, hessian: Tensor | None) -> None:
     weight = _weight_of(node)
     assert weight is not None
-    solve = _solver(node).load()
-    store[_key(node)] = solve(store.tensor(weight.key.data), _qtype(node), hessian, weight.key.data)
+    given, choice = (store.tensor(weight.key.data), _qtype(node), hessian, weight.key.data), _split_choice(node)
+    if choice is None:
+        store[_key(node)] = _solver(node).load()(*given)
+    else:
+        from qcc.passes.solvers.split import solve_split  # torch stays out of the import of the pass
+
+        store[_key(node)] = solve_split(*given, _solver(node), choice)
 
 
 def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
     """Solve the layers one after another on what the solved ones before them give."""
     from qcc.calibrate.statistics import Hessian  # torch stays out of the import of the pass
-    from qcc.ir.store import WeightStore
     from qcc.numerics.quantize import dequantize
 
     calibration = calibration_of(ctx, "a solver that reads samples", "use solver: mse, which reads none")
     view = float_view(op, own_weights=True)
     layers = _layers(op, view)
-    weights = WeightStore({key: store[key] for key in store})
+    weights = store.copy()
     for node in (node for nodes in layers.values() for node in nodes):
-        weights[_key(node)] = _float_weight(node, store)
+        weights[_key(node)] = store.entry(_float_key(node))
+    shared = _Shared(Counter(_key(node) for nodes in layers.values() for node in nodes))
     walk = calibration.walk(view.module, weights)
-    solver = _Solving(ctx, store, sum(map(len, layers.values())))
+    solver = _Solving(ctx, store, {one.name: one.work for one in solving_of(op)})
     for value, nodes in layers.items():
         hessian = None
-        if any(_solver(one).reads_samples for one in nodes):
+        if any(_reads_samples(one) for one in nodes):
             hessian = Hessian(_float_weight(nodes[0], store).shape[1])
             walk.advance(value, hessian.add)
             _refuse_not_finite(hessian, nodes)
         for node in nodes:
-            if _key(node) not in store:
-                solver.solve(node, hessian)
+            sums = shared.at(node, hessian)
+            if sums is not _LATER and _key(node) not in store:
+                solver.solve(node, sums)
                 walk.replace_weight(
                     _key(node), dequantize(store.quantized(_key(node)), _float_weight(node, store).dtype)
                 )
+    solver.done()
+
+
+class _Shared:
+    """The Hessians of weights that several layers read: their sum, once the last of these layers is reached."""
+
+    def __init__(self, readers: Counter[str]) -> None:
+        self._left = readers
+        self._sums: dict[str, Hessian] = {}
+
+    def at(self, node: QuantizeOp, hessian: Hessian | None) -> Hessian | _Later | None:
+        """Return what a weight is to be solved on, `_LATER` where more of it is to come."""
+        key = _key(node)
+        self._left[key] -= 1
+        before = self._sums.pop(key, None)
+        total = before.joined(hessian) if before is not None and hessian is not None else before or hessian
+        if not self._left[key]:
+            return total
+        if total is not None:
+            self._sums[key] = total
+        return _LATER
 
 
 class _Solving:
     """Solves weights one by one: says how far it is, and takes what was kept from a compilation that was stopped."""
 
-    def __init__(self, ctx: Context, store: WeightStore, total: int) -> None:
-        self._store, self._total, self._done = store, total, 0
-        self._say = ctx.say if isinstance(ctx, QccContext) else None
+    def __init__(self, ctx: Context, store: WeightStore, work: dict[str, int]) -> None:
+        self._store, self._work, self._done, self._worked = store, work, 0, 0
+        self._context = ctx if isinstance(ctx, QccContext) else None
         self._kept = ctx.kept if isinstance(ctx, QccContext) else None
         self._start = time.perf_counter()
 
@@ -154,12 +213,13 @@ class _Solving:
         """Put the codes of a weight in the store."""
         self._tell(node)
         self._done += 1
+        self._worked += self._work.get(_float_key(node), 0)
         matrix = None if hessian is None else hessian.matrix
         if self._kept is None or matrix is None:
             _solve(node, self._store, matrix)
             return
         weight = _float_weight(node, self._store)
-        digest = _digest(_solver_name(node), str(_qtype(node)), weight, matrix)
+        digest = _digest(f"{_solver_name(node)} {_split_choice(node)}", str(_qtype(node)), weight, matrix)
         found = self._kept.get(digest)
         if found is None or found.qtype != _qtype(node) or found.shape != tuple(weight.shape):
             _solve(node, self._store, matrix)
@@ -168,11 +228,18 @@ class _Solving:
             self._store[_key(node)] = found
 
     def _tell(self, node: QuantizeOp) -> None:
-        if self._say is None:
+        """Say what comes next; the time that is left goes by the work of what is done and what is not."""
+        if self._context is None:
             return
-        passed = time.perf_counter() - self._start
-        left = f", about {passed / self._done * (self._total - self._done):.0f} s left" if self._done else ""
-        self._say(f"solving {_key(node).split(':')[0]}, {self._done + 1} of {self._total}{left}")
+        share, passed = self._worked / max(1, sum(self._work.values())), time.perf_counter() - self._start
+        left = f", about {passed / share * (1 - share):.0f} s left" if share else ""
+        self._context.say(f"solving {_float_key(node)}, {self._done + 1} of {len(self._work)}{left}")
+        self._context.share(share)
+
+    def done(self) -> None:
+        """Say that nothing is left."""
+        if self._context is not None:
+            self._context.share(None)
 
 
 def _digest(solver: str, qtype: str, weight: Tensor, hessian: Tensor) -> str:
@@ -185,10 +252,14 @@ def _digest(solver: str, qtype: str, weight: Tensor, hessian: Tensor) -> str:
     return found.hexdigest()
 
 
-def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:
+def _float_key(node: QuantizeOp) -> str:
     weight = _weight_of(node)
     assert weight is not None
-    return store.tensor(weight.key.data)
+    return weight.key.data
+
+
+def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:
+    return store.tensor(_float_key(node))
 
 
 def _layers(op: ModuleOp, view: FloatView) -> dict[SSAValue, list[QuantizeOp]]:

@@ -8,8 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-
 from qcc.backends.cpu import (
     emit_elementwise,
     emit_gather,
@@ -27,6 +25,7 @@ from qcc.backends.cpu.render import Places, all_pointers
 from qcc.backends.cpu.statements import Schedule, pointers
 from qcc.backends.cpu.views import Buffer
 from qcc.backends.cpu.weights import Constants
+from qcc.backends.templates import source_templates
 from qcc.ir.program import ProgramOp, StateOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import type_of
@@ -118,11 +117,4 @@ def template_folder() -> Path:
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Fill in a template; an unknown name is an error."""
-    folder = template_folder()
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return environment.get_template(template).render(context)
+    return source_templates(template_folder()).get_template(template).render(context)

@@ -10,14 +10,15 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 
 from qcc.backends.hls.design import Built, Design, Port, Stream
 from qcc.backends.hls.settings import HlsSettings
-from qcc.backends.hls.simulate import Timing
 from qcc.backends.hls.steps import Array, element_type, numbers_text
+from qcc.backends.hls.timing import Timing
 from qcc.backends.hls.units import Fold
 from qcc.backends.hls.units_matvec import Stored
+from qcc.backends.templates import source_templates
 
 HEADERS = {
     "matvec.h": ("matvec", "load", "matmul", "rescale"),
@@ -61,14 +62,7 @@ def template_folder() -> Path:
 
 @cache
 def _environment() -> Environment:
-    folder = template_folder()
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=False,
-        autoescape=False,
-    )
+    environment = source_templates(template_folder())
     filters: dict[str, Callable[[Array], object]] = {
         "numbers": _numbers,
         "hexes": _hexes,

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.triton.aot import SCRATCH
@@ -32,7 +31,7 @@ from qcc.backends.triton.launch_plan import (
     VariantEntry,
     WeightEntry,
 )
-from qcc.backends.triton.render import PTX_MODULE, kernel_source, ptx_source
+from qcc.backends.triton.render import PTX_MODULE, kernel_source, ptx_source, render
 from qcc.backends.triton.signature import signature
 from qcc.backends.triton.spec import GemmSpec
 from qcc.version import __version__
@@ -77,7 +76,7 @@ def write_tables(plan: LaunchPlan, folder: Path) -> None:
     for file in COPIED:
         shutil.copyfile(templates / file, folder / file)
     for file in RENDERED:
-        (folder / file).write_text(_render(f"{file}.j2", c_context(plan)), "utf-8")
+        (folder / file).write_text(render(f"{file}.j2", c_context(plan)), "utf-8")
 
 
 def _kernel_entry(folder: Path, contents: Contents, kernel: str, made: Sequence[Inspected]) -> KernelEntry:
@@ -268,15 +267,3 @@ def _c_call(
 def _c_text(text: str) -> str:
     """Return text as the inside of a C string, plain ASCII."""
     return json.dumps(text)[1:-1].replace("\\u", "\\\\u")
-
-
-def _render(template: str, context: Mapping[str, object]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return environment.get_template(template).render(context)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from qcc.backends.templates import source_templates
 from qcc.backends.triton.geometry import TILE_ROWS, geometry_of
 from qcc.backends.triton.ptx import SEQUENCES, unpacking_of
 from qcc.backends.triton.signature import masks_columns, needs_sums, signature
@@ -62,25 +62,18 @@ def _row_name(spec: RowSpec) -> str:
 def kernel_source(spec: KernelSpec, origin: str = "") -> str:
     """Print the module of one kernel; `origin` is the IR that it came from, shown in its head."""
     if isinstance(spec, GemmSpec):
-        return _render("gemm.py.j2", _gemm_context(spec, origin))
-    return _render("rows.py.j2", _row_context(spec, origin))
+        return render("gemm.py.j2", _gemm_context(spec, origin))
+    return render("rows.py.j2", _row_context(spec, origin))
 
 
 def ptx_source() -> str:
     """Print the module `qcc_ptx`, which the kernels import."""
-    return _render("qcc_ptx.py.j2", {"sequences": list(SEQUENCES.values())})
+    return render("qcc_ptx.py.j2", {"sequences": list(SEQUENCES.values())})
 
 
-def _render(template: str, context: dict[str, object]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return environment.get_template(template).render(context)
+def render(template: str, context: Mapping[str, object]) -> str:
+    """Fill in a template of this backend; an unknown name is an error."""
+    return source_templates(Path(__file__).parent / "templates", trim=True).get_template(template).render(context)
 
 
 def _gemm_context(spec: GemmSpec, origin: str) -> dict[str, object]:

@@ -36,12 +36,12 @@ class Feedback:
     factor: Tensor
 
     @staticmethod
-    def of(hessian: Tensor, *, act_order: bool = True) -> Feedback:
-        """Make it from a conditioned Hessian `[K, K]`."""
+    def of(hessian: Tensor, where: str = "", *, act_order: bool = True) -> Feedback:
+        """Make it from a Hessian `[K, K]`, which need not be conditioned."""
         order = torch.arange(len(hessian))
         if act_order:
             order = hessian.diag().argsort(descending=True, stable=True)
-        return Feedback(order, inverse_factor(hessian[order][:, order]))
+        return Feedback(order, inverse_factor(lambda: conditioned(hessian, where, order)))
 
 
 def solve(weight: Tensor, qtype: QType, hessian: Tensor | None, where: str = "") -> QuantizedTensor:
@@ -57,17 +57,47 @@ def gptq(weight: Tensor, qtype: QType, hessian: Tensor, where: str = "", *, act_
     """
     rest, sides = split_sides(weight, qtype.sides, where) if qtype.sides else (weight, ())
     parameters = compute_qparams(rest, qtype, where)
-    feedback = Feedback.of(conditioned(hessian, where), act_order=act_order)
+    feedback = Feedback.of(hessian, where, act_order=act_order)
     codes = round_with_feedback(rest, qtype, parameters, feedback)
     return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters, sides)
 
 
-def round_with_feedback(weight: Tensor, qtype: QType, parameters: Parameters, feedback: Feedback) -> Tensor:
-    """Return the codes `[N, K]` of a weight under given parameters."""
+def gptq_around(
+    weight: Tensor, apart: Tensor, qtype: QType, hessian: Tensor, where: str = ""
+) -> tuple[QuantizedTensor, Tensor]:
+    """Encode what stays of a weight `[N, K]` around outliers, bool `[N, K]`, which make up for what others lost.
+
+    The format has no sides. Returned with the codes is the weight with its outliers moved: they are not rounded to
+    codes, so they lose nothing and take up all that reaches their columns (SpQR, arXiv 2306.03078).
+
+    Raises:
+        ShapeError: see `gptq`.
+    """
+    parameters = compute_qparams(weight.masked_fill(apart, 0), qtype, where)
+    moved = weight.clone()
+    codes = round_with_feedback(weight, qtype, parameters, Feedback.of(conditioned(hessian, where)), (apart, moved))
+    return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters), moved
+
+
+def round_with_feedback(
+    weight: Tensor,
+    qtype: QType,
+    parameters: Parameters,
+    feedback: Feedback,
+    outliers: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the codes `[N, K]` of a weight under given parameters.
+
+    `outliers` are elements that are kept as they are, bool `[N, K]`, and a matrix that takes their values once the
+    columns before them are rounded; their codes are those of 0.
+    """
     rows, columns = weight.shape
     coder, real = ColumnCoder(qtype, parameters, (rows, columns)), working_dtype(weight)
     codes = torch.empty((columns, rows), dtype=code_dtype(qtype.decode))
-    rest = weight.double().T[feedback.order].contiguous()  # one column is one row in memory
+    rest = torch.empty((columns, rows), dtype=torch.float64)  # one column is one row in memory
+    for start in range(0, columns, _BLOCK):
+        part = feedback.order[start : start + _BLOCK]
+        rest[start : start + _BLOCK] = weight[:, part].T
     places = feedback.order.tolist()
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
@@ -76,8 +106,14 @@ def round_with_feedback(weight: Tensor, qtype: QType, parameters: Parameters, fe
         block = rest[start:stop]
         for index in range(stop - start):
             column, place = block[index], places[start + index]
-            codes[place], value = coder.code(column.to(real), place)
+            if outliers is None:
+                codes[place], value = coder.code(column.to(real), place)
+            else:
+                kept, moved = outliers[0][:, place], outliers[1]
+                codes[place], value = coder.code(column.to(real).masked_fill(kept, 0), place)
+                moved[kept, place] = column[kept].to(moved.dtype)
+                value = torch.where(kept, column, value)
             errors[index] = (column - value) / factor[index, index]
             block[index + 1 :] -= factor[index, index + 1 :, None] * errors[index]
-        rest[stop:] -= feedback.factor[start:stop, stop:].T @ errors
+        rest[stop:].addmm_(feedback.factor[start:stop, stop:].T, errors, alpha=-1)
     return codes.T.contiguous()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import IntDecode, PlanesDecode, Sparse
+from qcc.numerics.qtype_parts import IntDecode, LowRank, PlanesDecode, Sparse
 from qcc.numerics.stored_parts import side_parts
 
 if TYPE_CHECKING:
@@ -18,14 +18,45 @@ if TYPE_CHECKING:
 Solve = Callable[["Tensor", QType, "Tensor | None", str], "QuantizedTensor"]
 """(weight [N, K], format, Hessian [K, K] where the solver reads samples, name in errors) -> codes and parameters."""
 
+SolveAround = Callable[["Tensor", "Tensor", QType, "Tensor", str], "tuple[QuantizedTensor, Tensor]"]
+"""(weight [N, K], which elements leave it, format of the rest, Hessian, name) -> codes, and the weight they are for."""
+
 
 @dataclass(frozen=True)
 class Solver:
-    """How to get at a solver, whether it reads calibration samples, and what it cannot do with a format."""
+    """How to get at a solver, whether it reads calibration samples, and what it cannot do with a format.
+
+    `load_around` is for solvers that let outliers make up for what codes lost.
+    """
 
     load: Callable[[], Solve]
     reads_samples: bool
     problem: Callable[[QType], str]
+    load_around: Callable[[], SolveAround] | None = None
+
+
+@dataclass(frozen=True)
+class SplitChoice:
+    """How outliers are chosen and factors found, as recipes say it; see `qcc.recipes.model`."""
+
+    outliers: Literal["magnitude", "sensitivity"] = "magnitude"
+    low_rank: Literal["svd", "lorc", "alternating"] = "lorc"
+    weighted: bool = False
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether the choice needs the Hessian of the layer."""
+        return self.outliers == "sensitivity" or self.weighted
+
+
+def inner_type(qtype: QType) -> QType:
+    """Return a format without outliers and low-rank factors: that of the codes alone."""
+    return replace(qtype, sides=tuple(side for side in qtype.sides if not isinstance(side, Sparse | LowRank)))
+
+
+def is_split(qtype: QType) -> bool:
+    """Say whether a weight of a format is codes and outliers, low-rank factors or both, and nothing else."""
+    return inner_type(qtype) != qtype and not side_parts(inner_type(qtype))
 
 
 def _rtn() -> Solve:
@@ -46,6 +77,12 @@ def _gptq() -> Solve:
     return solve
 
 
+def _gptq_around() -> SolveAround:
+    from qcc.passes.solvers.gptq import gptq_around
+
+    return gptq_around
+
+
 def _decoupleq() -> Solve:
     from qcc.passes.solvers.decoupleq import solve
 
@@ -59,7 +96,7 @@ def _any(qtype: QType) -> str:
 def _columns_apart(qtype: QType) -> str:
     if qtype.layout == "ovp":
         return "codes columns in pairs, and this solver codes one after another"
-    if found := [str(side) for side in side_parts(qtype) if not isinstance(side, Sparse)]:
+    if found := [str(side) for side in side_parts(qtype) if not isinstance(side, Sparse | LowRank)]:
         return f"has side tensors ({', '.join(found)}), which this solver does not know"
     return ""
 
@@ -90,7 +127,7 @@ def _planes(digits: str) -> Callable[[QType], str]:
 SOLVERS: dict[str, Solver] = {
     "rtn": Solver(_rtn, reads_samples=False, problem=_any),
     "mse": Solver(_mse, reads_samples=False, problem=_any),
-    "gptq": Solver(_gptq, reads_samples=True, problem=_columns_apart),
+    "gptq": Solver(_gptq, reads_samples=True, problem=_columns_apart, load_around=_gptq_around),
     "decoupleq": Solver(_decoupleq, reads_samples=True, problem=_linear),
     # planes with free coefficients are fitted by alternation wherever they are encoded
     "hlq": Solver(_rtn, reads_samples=False, problem=_planes("01")),

@@ -98,7 +98,7 @@ def quantize(
         ShapeError: no elements, parameters of a wrong shape; static types: values that are not finite.
         RecipeError: a selected decode without shares.
     """
-    shape = tuple(x.shape)
+    whole, shape = x, tuple(x.shape)
     x, sides = split_sides(x, qtype.sides, where) if qtype.sides else (x, ())
     sides = _with_own_order(sides, qtype, shape, where)
     if parameters is None:
@@ -114,7 +114,7 @@ def quantize(
     if mask is not None:
         codes.masked_fill_(~mask.mask(), 0)
     quantized = QuantizedTensor(qtype, shape, codes, parameters, sides)
-    return replace(quantized, sides=_with_factors(x, quantized, where))
+    return replace(quantized, sides=_with_factors(whole, quantized, where))
 
 
 def dequantize(quantized: QuantizedTensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -13,10 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from qcc.errors import Problem, RecipeError
+from qcc.recipes.kv_cache import KvCache
 from qcc.recipes.model import (
     ActivationScheme,
     Allocation,
     Expansion,
+    Factors,
     Migration,
     Outliers,
     Override,
@@ -34,7 +36,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "weights": WeightScheme,
     "activations": ActivationScheme,
     "embeddings": TensorScheme,
-    "kv_cache": TensorScheme,
+    "kv_cache": KvCache,
     "rotate": Rotation,
     "permute": Sorting,
     "smooth": Smoothing,
@@ -42,6 +44,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "qsm": Migration,
     "expand_k": Expansion,
     "outliers": Outliers,
+    "low_rank": Factors,
     "overrides": Override,
     "allocate": Allocation,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
@@ -10,7 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
+from qcc.numerics.qtype_parts import LowRank, Sparse
 from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, with_statistic
+from qcc.recipes.kv_cache import KvCache
 
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
@@ -23,6 +26,7 @@ Transform = Literal[
     "qsm",
     "expand_k",
     "diagonal",
+    "residual_channels",
 ]
 Solver = Literal["rtn", "mse", "gptq", "decoupleq", "hlq", "tritplanes", "adaround"]
 
@@ -128,7 +132,7 @@ class ActivationScheme(_Formatted):
 
 
 class TensorScheme(_Formatted):
-    """Format of a tensor that is read row by row, such as an embedding table or a KV cache."""
+    """Format of a tensor that is read row by row, such as an embedding table."""
 
     group: Group = "row"
 
@@ -143,22 +147,60 @@ class TensorScheme(_Formatted):
 
 
 class Outliers(_Strict):
-    """The largest `fraction` of a layer's weights, kept apart in a wider format."""
+    """A `fraction` of a layer's weights, kept apart in a wider format: single elements, or whole input channels.
 
-    format: Format = "f16"
+    By `magnitude` those that are largest; by `sensitivity` those whose rounding costs the layer's outputs most on
+    calibration samples (SpQR, arXiv 2306.03078).
+    """
+
+    format: Literal["f32", "f16", "bf16"] = "f16"
     fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    by: Literal["magnitude", "sensitivity"] = "magnitude"
+    of: Literal["elements", "columns"] = "elements"
+
+    def side(self) -> Sparse | None:
+        """Return the side tensor of the type of a weight; None where nothing is kept apart."""
+        kind = "csr" if self.of == "elements" else "columns"
+        return Sparse(kind, self.format, self.fraction) if self.fraction else None
+
+
+class Factors(_Strict):
+    """Two thin factors of `rank` whose product is added to the codes of a layer's weights; rank 0 is none.
+
+    `svd` takes them off the weight before it is quantized (SVDQuant, arXiv 2411.05007), `lorc` makes them of what
+    quantization lost (ZeroQuant-FP, arXiv 2307.09782), `alternating` does the latter and quantizes again what they
+    leave, in turns until the error no longer falls (LQ-LoRA, arXiv 2311.12023). `weighted` counts the errors of a
+    column as much as calibration samples use it.
+    """
+
+    rank: Annotated[int, Field(ge=0)] = 0
+    method: Literal["svd", "lorc", "alternating"] = "alternating"
+    format: Literal["f32", "f16", "bf16", "int8", "int4"] = "f16"
+    weighted: bool = False
+
+    def side(self) -> LowRank | None:
+        """Return the side tensor of the type of a weight; None where there are no factors."""
+        return LowRank(self.rank, self.format.replace("int", "i")) if self.rank else None
+
+
+def split_type(qtype: QType, outliers: Outliers, low_rank: Factors) -> QType:
+    """Return the type of a weight whose codes are of type `qtype`, with what a recipe keeps apart from them."""
+    added = [side for side in (outliers.side(), low_rank.side()) if side is not None]
+    return replace(qtype, sides=(*qtype.sides, *added))
 
 
 class Rotation(_Strict):
     """Options of the transform `rotate`: which rotations, and in blocks of how many channels.
 
-    Without `block`, the largest block that divides the channels and has a Hadamard matrix.
+    Without `block`, the largest block that divides the channels and has a Hadamard matrix. `inputs` rotates what every
+    layer reads, at run time.
     """
 
     r1: bool = True
     r2: bool = True
     r3: bool = False
     r4: bool = False
+    inputs: bool = False
     block: Annotated[int, Field(ge=2)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -189,21 +231,41 @@ class Expansion(_Strict):
     drop: bool = False
 
 
+class Residuals(_Strict):
+    """Options of `residual_channels`: which channels get a second code, by their largest magnitude on samples.
+
+    Those above `threshold` times the largest of all, at most `share` of them, up to the next `multiple`.
+    """
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.125
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    multiple: Annotated[int, Field(ge=1)] = 16
+
+
 class Override(_Strict):
     """Other settings for the layers whose name matches; the last match wins.
 
-    `match` is a layer's name, a shell pattern (`encoder.*.query`), or a regular expression after `re:`.
+    `match` is a layer's name, a shell pattern (`encoder.*.query`), or a regular expression after `re:`. `kv_cache` is
+    for attentions, which are named after the module that they are computed in.
     """
 
     match: str
     weights: WeightScheme | None = None
     activations: ActivationScheme | None = None
+    kv_cache: KvCache | None = None
+    outliers: Outliers | None = None
+    low_rank: Factors | None = None
 
     def matches(self, name: str) -> bool:
         """Say whether the layer of a name is meant."""
         if self.match.startswith("re:"):
             return re.search(self.match[3:], name) is not None
         return fnmatchcase(name, self.match) or name.endswith("." + self.match)
+
+    @property
+    def is_for_layers(self) -> bool:
+        """Whether some layer is meant; else it is an attention."""
+        return self.kv_cache is None or self.weights is not None or self.activations is not None
 
 
 class Budget(_Strict):
@@ -247,7 +309,7 @@ class Recipe(_Strict):
     weights: WeightScheme = WeightScheme()
     activations: ActivationScheme = ActivationScheme()
     embeddings: TensorScheme = TensorScheme()
-    kv_cache: TensorScheme = TensorScheme()
+    kv_cache: KvCache = KvCache()
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
     permute: Sorting = Sorting()
@@ -255,8 +317,10 @@ class Recipe(_Strict):
     smooth_attention: Smoothing = Smoothing()
     qsm: Migration = Migration()
     expand_k: Expansion = Expansion()
+    residual_channels: Residuals = Residuals()
     illegal_folds: Literal["refuse", "keep"] = "refuse"
     outliers: Outliers = Outliers()
+    low_rank: Factors = Factors()
     allocate: Allocation | None = None
     overrides: tuple[Override, ...] = ()
 
@@ -270,4 +334,8 @@ class Recipe(_Strict):
     def _allocates(self) -> Self:
         if self.allocate is not None and self.weights.is_float:
             raise ValueError("allocate chooses among quantized layers, and weights leaves all in float: set its format")
+        apart = [one.side() for part in (self, *self.overrides) for one in (part.outliers, part.low_rank) if one]
+        if self.allocate is not None and any(apart):
+            what = "allocate counts the formats of its candidates, and outliers and low_rank would come on top"
+            raise ValueError(f"{what}: name them in the formats, as in 'uint3 | (1,64) f16 | pre u3 | lowrank(8, f16)'")
         return self

@@ -26,26 +26,56 @@ from accuracy_models import Decoder, Encoder, Row, Subject
 from accuracy_peers import peer_rows
 
 from qcc.errors import QccError
+from qcc.numerics.presets import format_of
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_names
 from tests import minilm, tiny_llama
 
+WIDE_GROUPS = ("qoq-w4a8kv4", "bitmod-w4", "trit-w3")
 QUICK = ("w8a8", "w4a8", "gptq-w3")
 
-GROUPED: dict[str, RecipeSource] = {
-    "w8a8, activations in groups of 32": {
-        **load_recipe("w8a8").model_dump(mode="json"),
-        "activations": {"format": "int8", "group": 32},
-    },
+GROUPED = "w8a8, activations in groups of 32"
+GROUPED_BOTH = "w8a8, all in groups of 32"
+
+
+def _changed(name: str, **sections: object) -> RecipeSource:
+    return {**load_recipe(name).model_dump(mode="json"), **sections}
+
+
+def _head_in_float(name: str) -> RecipeSource:
+    in_float = {"format": "f32"}
+    return _changed(name, overrides=[{"match": "lm_head", "weights": in_float, "activations": in_float}])
+
+
+def _in_groups_of_64(name: str) -> RecipeSource:
+    """Return a recipe in groups that divide the 704 columns of the small Llama, where its own of 128 do not."""
+    whole = str(format_of(load_recipe(name).weights.format))
+    return _changed(
+        name, weights={"format": whole.replace("(1,128)", "(1,64)"), "solver": load_recipe(name).weights.solver}
+    )
+
+
+ACTIVATIONS = {"format": "int8", "group": 32}
+
+OF_THEIR_OWN: dict[str, RecipeSource] = {
+    GROUPED: _changed("w8a8", activations=ACTIVATIONS),
+    GROUPED_BOTH: _changed("w8a8", activations=ACTIVATIONS, weights={"format": "int8", "group": 32}),
+    **{f"{name}, groups of 64": _in_groups_of_64(name) for name in WIDE_GROUPS},
+    "quarot-w4a4, head in float": _head_in_float("quarot-w4a4"),
+    "mergequant-w4a4, head in float": _head_in_float("mergequant-w4a4"),
 }
-"""Recipes with settings of their own, by what rows call them."""
+"""Recipes with settings of their own, by what rows call them; papers leave the head of a decoder in float."""
 
 ENCODER_RECIPES = (
     "float", "w8", "w8a8", "w4", "w4a8", "gptq-w4a8", "rtn-w4", "gptq-w4", "rtn-w3", "gptq-w3", "spqr-w3",
-    "rtn-w2", "decoupleq-w2",
+    "rtn-w2", "decoupleq-w2", GROUPED, GROUPED_BOTH,
 )  # fmt: skip
 
 OUTLIER_RECIPES = ("float", "rtn-w4", "awq-w4", "gptq-w4")
 """What is measured with outliers beside all recipes that quantize activations."""
+
+
+def _source_of(name: str) -> RecipeSource:
+    return OF_THEIR_OWN[name] if name in OF_THEIR_OWN else name
 
 
 def integer_targets_only(name: str) -> bool:
@@ -70,11 +100,11 @@ def recipes_for(one: Subject, *, quick: bool) -> dict[str, RecipeSource]:
     if quick:
         return {name: name for name in QUICK}
     if isinstance(one, Encoder):
-        return {name: name for name in ENCODER_RECIPES} | GROUPED
+        return {name: _source_of(name) for name in ENCODER_RECIPES}
     names = [name for name in recipe_names() if not integer_targets_only(name)]
     if isinstance(one, Decoder) and one.outliers:
         names = [name for name in names if name in OUTLIER_RECIPES or not load_recipe(name).activations.is_float]
-    return {name: name for name in names} | GROUPED
+    return {name: name for name in names} | OF_THEIR_OWN
 
 
 def measured(one: Subject, recipes: dict[str, RecipeSource], say: Console) -> Iterable[list[Row]]:
@@ -124,7 +154,7 @@ def main() -> None:
             continue
         chosen = recipes_for(one, quick=arguments.quick)
         if arguments.recipe is not None:
-            chosen = {name: chosen[name] if name in chosen else name for name in arguments.recipe}
+            chosen = {name: _source_of(name) for name in arguments.recipe}
         for found in measured(one, chosen, Console(stderr=True)):
             rows += found
             if arguments.json is not None:
