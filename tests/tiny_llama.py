@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 
-from qcc.frontend.static_cache import CachedCausalModel
-
 FOLDER = Path(__file__).parent / "data" / "tiny_llama"
 LENGTH = 256
 """Tokens of a window: as many bytes as the rows had that it was trained on."""
@@ -90,6 +88,8 @@ def inputs(window: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def exported(model: Any) -> torch.export.ExportedProgram:
     """Export with a cache of a window: `input_ids` i64[1, n], `cache_position` i64[n] -> logits [1, n, 256]."""
+    from qcc.frontend.static_cache import CachedCausalModel  # transformers is optional
+
     dynamic = torch.export.Dim.DYNAMIC
     shapes = {"input_ids": {1: dynamic}, "cache_position": {0: dynamic}}
     example = inputs(torch.arange(4))

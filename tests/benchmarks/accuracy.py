@@ -10,7 +10,6 @@ measured again stay; `--model` and `--recipe` choose.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,8 +21,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from accuracy_models import Decoder, Encoder, Row, Subject
-from accuracy_peers import peer_rows
+from accuracy_models import Decoder, Encoder, Subject
+from accuracy_peers import BESIDE_PEERS, peer_rows
+from accuracy_rows import Row, keep
 
 from qcc.errors import QccError
 from qcc.numerics.presets import format_of
@@ -54,12 +54,20 @@ def _in_groups_of_64(name: str) -> RecipeSource:
     )
 
 
+def _float_tables(name: str) -> RecipeSource:
+    """Return a recipe that leaves embedding tables as they are, as other tools do."""
+    weights: dict[str, object] = {"weights": SOLVED_32} if name == "gptq-w4" else {}
+    return _changed(name, embeddings={"format": "f32"}, **weights)
+
+
 ACTIVATIONS = {"format": "int8", "group": 32}
+SOLVED_32 = {"format": "uint4", "group": 32, "clip": "mse", "solver": "gptq"}
 
 OF_THEIR_OWN: dict[str, RecipeSource] = {
     GROUPED: _changed("w8a8", activations=ACTIVATIONS),
     GROUPED_BOTH: _changed("w8a8", activations=ACTIVATIONS, weights={"format": "int8", "group": 32}),
     **{f"{name}, groups of 64": _in_groups_of_64(name) for name in WIDE_GROUPS},
+    **{label: _float_tables(label.split(",")[0]) for label in BESIDE_PEERS},
     "quarot-w4a4, head in float": _head_in_float("quarot-w4a4"),
     "mergequant-w4a4, head in float": _head_in_float("mergequant-w4a4"),
 }
@@ -130,13 +138,6 @@ def show(rows: list[Row]) -> Table:
         bits = f"{row.bits_per_weight:.3f}"
         table.add_row(row.model, row.recipe, bits, row.metric, f"{row.in_float:.5f}", f"{row.value:.5f}", *peer)
     return table
-
-
-def keep(path: Path, rows: Iterable[Row]) -> None:
-    """Put rows into a file in place of those of the same figures."""
-    kept = [Row.of(one) for one in json.loads(path.read_text("utf-8"))] if path.is_file() else []
-    merged = {row.key: row for row in kept} | {row.key: row for row in rows}
-    path.write_text(json.dumps([row.as_json() for row in merged.values()], indent=1) + "\n", "utf-8")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+from accuracy_rows import COSINE, NEAREST, PERPLEXITY, SPEARMAN, Row
 
 import qcc
 from qcc.errors import UnsupportedOp
@@ -19,51 +20,8 @@ from tests import interpreting, minilm, texts, tiny_llama
 
 Run = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
-PERPLEXITY, COSINE = "perplexity per byte", "mean cosine to float"
-SPEARMAN, NEAREST = "Spearman of similarities to float", "nearest neighbour agrees"
-
 ALLOCATION_SAMPLES = 2
 """Samples of a recipe that chooses bits: each is run once for every layer and candidate."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure; a peer's stands beside the recipe that stores the same formats."""
-
-    model: str
-    recipe: str
-    bits_per_weight: float
-    metric: str
-    in_float: float
-    value: float
-    peer: str | None = None
-    peer_value: float | None = None
-
-    @property
-    def key(self) -> tuple[str, str, str, str | None]:
-        """What a later measurement of the same figure replaces."""
-        return self.model, self.recipe, self.metric, self.peer
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the object that is kept."""
-        return {
-            "model": self.model,
-            "recipe": self.recipe,
-            "bits_per_weight": round(self.bits_per_weight, 4),
-            "metric": self.metric,
-            "float": self.in_float,
-            "value": self.value,
-            "peer": self.peer,
-            "peer_value": self.peer_value,
-        }
-
-    @classmethod
-    def of(cls, kept: dict[str, Any]) -> Row:
-        """Read what `as_json` wrote."""
-        return cls(
-            *(kept[name] for name in ("model", "recipe", "bits_per_weight", "metric", "float", "value")),
-            *(kept[name] for name in ("peer", "peer_value")),
-        )
 
 
 class Subject(Protocol):
