@@ -61,7 +61,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             flat = left.pop(name).detach().cpu().contiguous().reshape(-1)
-            data = memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+            data = memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
             for start in range(0, len(data), _PART):
                 file.write(data[start : start + _PART])
             del flat, data
