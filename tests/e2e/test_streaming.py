@@ -59,7 +59,7 @@ def test_no_more_than_a_few_blocks_are_alive_at_once(tmp_path: Path, monkeypatch
     compile_llama(tmp_path, DEEP)
     assert len(list((tmp_path / "model").glob("*.safetensors"))) >= 3
     # the float weights of all layers alone are 10 blocks, their codes unpacked another 5
-    assert count.peak < 6 * block, f"{count.peak / block:.1f} blocks"
+    assert count.peak < 6.5 * block, f"{count.peak / block:.1f} blocks"
     # what the factorization holds by itself is not counted here, so the estimate is the larger
     assert told[0].held == 0
     assert count.peak <= told[0].step.bytes <= 2.5 * count.peak, f"{told[0].step.bytes / block:.1f} blocks"
@@ -88,7 +88,7 @@ def test_the_weights_of_a_folder_stay_in_its_files(tmp_path: Path) -> None:
     assert list(plain) == list(mapped)
     for key in plain:
         entry = mapped.entry(key)
-        assert isinstance(entry, OnDisk) == key.startswith("model."), key  # the cache's buffers are in memory
+        assert isinstance(entry, OnDisk) == key.endswith(".weight"), key  # tables and the cache are computed
         assert torch.equal(mapped.tensor(key), plain.tensor(key)), key
 
 
