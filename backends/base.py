@@ -24,12 +24,15 @@ Arithmetic = Literal["float", "integer"]
 """What a program computes with between its input and output quantizers."""
 
 
+Decodes = tuple[type[IntDecode | FloatDecode | TableDecode | PlanesDecode | SelectDecode], ...]
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations.
 
     `decodes` are the kinds of codes that it computes with (integers by default); weights and activations of every
-    other kind are refused by name.
+    other kind are refused by name; `weight_decodes` are those of weights and tables where they are others.
     `epilogues` and `prologues` say which steps it prints inside one kernel, as rules of `qcc.ir.fusion`; without any,
     every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
     says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
@@ -46,7 +49,8 @@ class Capabilities:
     plans: frozenset[str]
     weight_bits: range
     activation_bits: range
-    decodes: tuple[type[IntDecode | FloatDecode | TableDecode | PlanesDecode | SelectDecode], ...] = (IntDecode,)
+    decodes: Decodes = (IntDecode,)
+    weight_decodes: Decodes = ()
     epilogues: tuple[str, ...] = ()
     prologues: tuple[str, ...] = ()
     accumulator_bits: int = 64

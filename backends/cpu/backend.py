@@ -18,7 +18,7 @@ from qcc.errors import Problem
 from qcc.ir.program import ProgramOp, StateOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
-from qcc.numerics.qtype_parts import IntDecode, PlanesDecode, TableDecode
+from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
 
 FOLDER = "c"
 """Name of the backend's folder inside an artifact."""
@@ -48,6 +48,7 @@ class CpuBackend:
             plans=frozenset(one.plan for one in COSTS),
             weight_bits=range(1, 9),
             activation_bits=range(2, 9),
+            weight_decodes=(IntDecode, FloatDecode, TableDecode, PlanesDecode, SelectDecode),
             epilogues=EPILOGUES,
             prologues=PROLOGUES,
             accumulator_bits=ACCUMULATOR_BITS,

@@ -101,6 +101,15 @@ def check_weight(qtype: QType, group: int) -> None:
         raise Refusal(f"its weight has the format '{qtype}': {'; '.join(faults)}")
 
 
+def is_native(qtype: QType) -> bool:
+    """Say whether the kernels read weights of a format as they are."""
+    try:
+        check_weight(qtype, 1)
+    except Refusal:
+        return False
+    return True
+
+
 def stored_bits(qtype: QType) -> int:
     """Return the bits of a stored code."""
     return integer_decode(qtype, "weight").bits
