@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from qcc.errors import Problem
 from qcc.ir.plans import PlanCost
 from qcc.ir.store import WeightStore
+from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
 
 Tensors = Mapping[str, torch.Tensor]
@@ -41,7 +42,8 @@ class Capabilities:
     no floats between the inputs and outputs of a program: `quantize-values` and `lower-integer` are run for it.
     `integer` is what it takes of programs without floats where it computes both: `--set arithmetic=integer` chooses.
     `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
-    for values that it cannot take.
+    for values that it cannot take. `activation_problem` says what else is wrong with a format of
+    activations, if anything.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Capabilities:
     integer: Capabilities | None = None
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     check_settings: Callable[[Mapping[str, str]], object] | None = None
+    activation_problem: Callable[[QType], str] | None = None
 
     def computing(self, arithmetic: Arithmetic) -> Capabilities:
         """Return what the target takes of programs in an arithmetic; where it has no choice of one, all it takes."""

@@ -45,7 +45,11 @@ def _contract_problems(op: ContractOp, target: Capabilities) -> Iterator[Problem
     if op.plan is not None and op.plan.data.value not in target.plans:
         yield Problem(op.where, f"has no plan {op.plan.data.value}", f"plans: {', '.join(sorted(target.plans))}")
     yield from _format_problems(op, "weights", op.weight, target, target.weight_bits, of_weight=True)
-    yield from _format_problems(op, "activations", op.input, target, target.activation_bits)
+    found = list(_format_problems(op, "activations", op.input, target, target.activation_bits))
+    qtype = type_of(op.input).qtype
+    if not found and qtype is not None and target.activation_problem and (what := target.activation_problem(qtype)):
+        found = [Problem(op.where, what, "use int8 with one scale per token or group, or f32 to leave it in float")]
+    yield from found
 
 
 def _format_problems(

@@ -13,6 +13,7 @@ from qcc.backends.cpu.ctext import C_TYPES, c_name
 from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.project import write_project
+from qcc.backends.cpu.qformat import activation_problem
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
 from qcc.errors import Problem
 from qcc.ir.program import ProgramOp, StateOp
@@ -55,6 +56,7 @@ class CpuBackend:
             costs=COSTS,
             byte_cost=BYTE_COST,
             integer=INTEGERS,
+            activation_problem=activation_problem,
         )
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:

@@ -70,6 +70,15 @@ def activation_format(qtype: QType, columns: int) -> Activation:
     return Activation(decode.bits, decode.narrow, group, static)
 
 
+def activation_problem(qtype: QType) -> str:
+    """Say why the quantizing kernel cannot make a format, whatever the columns; empty where it can."""
+    try:
+        activation_format(qtype, 2**31)
+    except Refusal as refusal:
+        return refusal.what
+    return ""
+
+
 def weight_group(qtype: QType, columns: int, activation: Activation | None = None) -> int:
     """Return the length along K of the groups that a contraction is computed in.
 

@@ -53,6 +53,13 @@ def test_formats_without_kernels_are_named_before_anything_is_solved(tmp_path: P
     assert "activations in 'fp4_3 | (1,32) e8m0 floor | dynamic'" in text
 
 
+def test_what_the_quantizing_kernel_cannot_make_is_named_as_early(tmp_path: Path) -> None:
+    recipe = {"weights": {"format": "int8"}, "activations": {"format": "nvint4"}}
+    with pytest.raises(UnsupportedOp, match="target cpu cannot take 1 of the formats") as caught:
+        qcc.compile(nn.Linear(64, 32).eval(), (torch.randn(3, 64),), recipe=recipe, output=tmp_path / "out")
+    assert "one level of scales is taken" in str(caught.value)
+
+
 def test_an_embedding_without_kernels_is_named() -> None:
     module = planned(nn.Embedding(10, 64).eval(), torch.tensor([1, 2]), {"embeddings": {"format": "nvfp4"}})
     target = replace(backend_of("cpu").capabilities, weight_decodes=())
