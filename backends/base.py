@@ -182,9 +182,10 @@ class Backend(Protocol):
     def fallbacks(self, module: ModuleOp) -> tuple[Problem, ...]:
         """List what of a final module would not be computed by kernels of this backend, and by what instead.
 
-        What nothing computes is no fallback: `emit` refuses it.
+        What nothing computes is no fallback: `emit` refuses it. A backend that refuses whatever it has no kernels for
+        has none.
         """
-        ...
+        return ()
 
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path

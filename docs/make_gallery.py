@@ -53,7 +53,7 @@ SECTIONS = {
 }
 
 # Transforms that look at activations whatever their settings.
-ON_SAMPLES = {"smooth", "awq", "smooth_attention", "qsm", "diagonal"}
+ON_SAMPLES = {"smooth", "awq", "smooth_attention", "qsm", "diagonal", "residual_channels"}
 
 
 @dataclass(frozen=True)

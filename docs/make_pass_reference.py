@@ -16,7 +16,7 @@ from xdsl.passes import ModulePass
 
 from qcc.passes.pipeline import lowering, planning, raising, solving, targeting
 from qcc.passes.table import PASSES
-from qcc.passes.transforms import transforming
+from qcc.passes.transforms import transforming, transforming_codes
 from qcc.recipes.model import Recipe, Rotation, Transform
 
 TARGET = Path(__file__).parent / "passes.md"
@@ -38,7 +38,8 @@ Options are written in braces as above; the defaults are shown. A pass that the 
 where it runs first.
 """
 
-EVERY_TRANSFORM = Recipe(transforms=list(get_args(Transform)), rotate=Rotation(r1=True, r2=True, r3=True, r4=True))
+EVERY_ROTATION = Rotation(r1=True, r2=True, r3=True, r4=True, inputs=True)
+EVERY_TRANSFORM = Recipe(transforms=get_args(Transform), rotate=EVERY_ROTATION)
 
 STAGES: tuple[tuple[str, str, Sequence[ModulePass]], ...] = (
     ("Raising", "What torch exported becomes canonical operations; the function stays the same.", raising()),
@@ -46,7 +47,7 @@ STAGES: tuple[tuple[str, str, Sequence[ModulePass]], ...] = (
     (
         "Formats",
         "Layers get formats; for targets without floats all values do.",
-        planning(Recipe(), integer_only=True),
+        [*planning(Recipe(), integer_only=True), *transforming_codes(EVERY_TRANSFORM)],
     ),
     ("Scales and codes", "Static scales from samples, codes of weights by a solver.", solving()),
     ("Integers only", "For targets without floats.", lowering(integer_only=True)),

@@ -72,8 +72,11 @@ def held_out() -> torch.Tensor:
     return text_of([path for path in source_files() if is_held_out(path)])
 
 
-def configuration(length: int = 512) -> LlamaConfig:
-    """Return the shape of the model: 6 layers of 256 channels, 8 heads that share 4 keys and values."""
+def configuration(length: int = Schedule.length) -> LlamaConfig:
+    """Return the shape of the model: 6 layers of 256 channels, 8 heads that share 4 keys and values.
+
+    It knows as many positions as the rows it is trained on have.
+    """
     return LlamaConfig(
         vocab_size=BYTES,
         hidden_size=256,
@@ -90,8 +93,9 @@ def configuration(length: int = 512) -> LlamaConfig:
 
 
 def perplexity(model: LlamaForCausalLM, tokens: torch.Tensor, length: int, rows: int) -> float:
-    """Return the perplexity per byte over the first `rows` windows of `length` tokens."""
-    windows = tokens[: rows * length].reshape(rows, length)
+    """Return the perplexity per byte over `rows` windows of `length` tokens, at even distances over the text."""
+    starts = torch.linspace(0, len(tokens) - length, rows).long()
+    windows = torch.stack([tokens[start : start + length] for start in starts.tolist()])
     total, count = 0.0, 0
     for window in windows.split(16):
         with torch.inference_mode():
@@ -171,11 +175,11 @@ class Trainer:
         return float(loss.detach())
 
 
-def write_model(trainer: Trainer, folder: Path, seconds: float) -> dict[str, object]:
+def write_model(trainer: Trainer, folder: Path) -> dict[str, object]:
     """Write the model in float16 with its card, and return the card; perplexity is that of the float16 weights."""
     model = LlamaForCausalLM(configuration()).eval()
     model.load_state_dict({name: one.half().float() for name, one in trainer.model.state_dict().items()})
-    unseen = held_out()
+    unseen, length = held_out(), trainer.schedule.length
     card: dict[str, object] = {
         "model": "byte-level Llama, 6 layers, 256 channels, 8 heads, 4 key and value heads",
         "parameters": sum(one.numel() for one in model.parameters()),
@@ -184,8 +188,7 @@ def write_model(trainer: Trainer, folder: Path, seconds: float) -> dict[str, obj
         "held-out bytes": len(unseen),
         "steps": trainer.step,
         "tokens": trainer.step * trainer.schedule.rows * trainer.schedule.length,
-        "seconds of this run": round(seconds),
-        "held-out perplexity per byte, 64 windows of 512": round(perplexity(model, unseen, 512, 64), 4),
+        f"held-out perplexity per byte, 128 windows of {length}": round(perplexity(model, unseen, length, 128), 4),
     }
     model.half().save_pretrained(folder)
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
@@ -208,7 +211,7 @@ def main() -> None:
             trainer.keep()
             print(f"step {trainer.step}: loss {loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
     trainer.keep()
-    for key, value in write_model(trainer, arguments.output, time.perf_counter() - start).items():
+    for key, value in write_model(trainer, arguments.output).items():
         print(f"{key}: {value}")
 
 

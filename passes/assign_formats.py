@@ -73,8 +73,6 @@ class AssignFormats(ModulePass):
 
 def _refuse_unavailable(recipe: Recipe) -> None:
     problems: list[Problem] = []
-    if not recipe.kv_cache.is_float:
-        problems.append(Problem("kv_cache", "cannot be quantized in this version of qcc", "set format: f32"))
     schemes = [("weights", recipe.weights)]
     schemes += [(one.match, one.weights) for one in recipe.overrides if one.weights is not None]
     problems += [problem for where, scheme in schemes for problem in solver_problems(where, scheme)]
@@ -86,7 +84,7 @@ def _refuse_misfits(recipe: Recipe, names: list[str], linear: list[tuple[LinearO
     problems = [
         Problem(f"overrides: {one.match}", "matches no layer", f"layers are named like '{names[0]}'" if names else "")
         for one in recipe.overrides
-        if not any(matches(one, name) for name in names)
+        if one.is_for_layers and not any(matches(one, name) for name in names)
     ]
     found = [(scheme, roles) for layer, scheme in linear if (roles := misfits(layer, scheme))]
     problems += [problem for _, roles in found for problem in roles.values()]

@@ -29,6 +29,7 @@ from qcc.ir.nn import LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.transform import ExpandKOp
 from qcc.ir.types import tensor, type_of
+from qcc.passes.layer_columns import layers_by_input, read_instead, stored_weight
 from qcc.passes.online import point_after
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ExpandK(ModulePass):
         if not 0 < self.share <= 1 or self.multiple < 1:
             what = f"share={self.share}, multiple={self.multiple}"
             raise RecipeError("channels cannot be split", [Problem("expand_k", what, "0 < share <= 1, multiple >= 1")])
-        groups = _groups(op)
+        groups = layers_by_input(op)
         importance = _importance(ctx, op, groups) if self.drop and groups else {}
         for value, layers in groups.items():
             self._expand(op, store_of(ctx, self.name), value, layers, importance.get(value))
@@ -67,13 +68,13 @@ class ExpandK(ModulePass):
     ) -> None:
         import torch
 
-        columns = torch.stack([_weight(store, one).abs().amax(0) for one in layers]).amax(0)
+        columns = torch.stack([stored_weight(store, one).abs().amax(0) for one in layers]).amax(0)
         width = len(columns)
         wanted = width + max(1, round(width * self.share))
         extra = -(-wanted // self.multiple) * self.multiple - width
         counts = copies_of(columns, extra)
         if importance is not None:
-            norms = torch.stack([_weight(store, one).square().sum(0) for one in layers]).sum(0)
+            norms = torch.stack([stored_weight(store, one).square().sum(0) for one in layers]).sum(0)
             cost = torch.where(counts > 1, torch.inf, importance * norms)
             counts[torch.argsort(cost, stable=True)[:extra]] = 0
         source = torch.repeat_interleave(torch.arange(width), counts)
@@ -85,7 +86,8 @@ class ExpandK(ModulePass):
             set_location(one, location_of(layers[0]))
         Rewriter.insert_op([numbers, made], point_after(value))
         for layer in layers:
-            _widen(module, store, layer, made, _weight(store, layer)[:, source] / counts[source])
+            weight = stored_weight(store, layer)[:, source] / counts[source]
+            read_instead(module, store, layer, made.result, weight, "expanded")
 
 
 def copies_of(columns: Tensor, extra: int) -> Tensor:
@@ -104,15 +106,6 @@ def copies_of(columns: Tensor, extra: int) -> Tensor:
     return torch.tensor(counts)
 
 
-def _groups(module: ModuleOp) -> dict[SSAValue, list[LinearOp]]:
-    """Return the linear layers with stored weights by the value they read, in program order."""
-    groups: dict[SSAValue, list[LinearOp]] = {}
-    for op in module.walk():
-        if isinstance(op, LinearOp) and isinstance(op.weight.owner, WeightOp):
-            groups.setdefault(op.input, []).append(op)
-    return groups
-
-
 def _importance(ctx: Context, module: ModuleOp, groups: dict[SSAValue, list[LinearOp]]) -> dict[SSAValue, Tensor]:
     """Return the mean square of every channel: the diagonal of the Hessian, up to a factor."""
     from qcc.calibrate.statistics import ChannelStatistics
@@ -123,24 +116,3 @@ def _importance(ctx: Context, module: ModuleOp, groups: dict[SSAValue, list[Line
     watch = {value: found.add for value, found in statistics.items()}
     watch_values(ctx, module, "transform expand_k with drop", watch, statistics)
     return {value: found.rms.double().square() for value, found in statistics.items()}
-
-
-def _weight(store: WeightStore, layer: LinearOp) -> Tensor:
-    owner = layer.weight.owner
-    assert isinstance(owner, WeightOp)  # _groups takes no others
-    return store.tensor(owner.key.data).double()
-
-
-def _widen(module: ModuleOp, store: WeightStore, layer: LinearOp, value: ExpandKOp, weight: Tensor) -> None:
-    from qcc.passes.fold_weights import erase_weight
-
-    old = layer.weight.owner
-    assert isinstance(old, WeightOp)  # _groups takes no others
-    key = store.fresh_key(f"{old.key.data}/expanded")
-    store[key] = weight
-    made = WeightOp(key, type_of(layer.weight).with_shape(weight.shape))
-    set_location(made, location_of(old))
-    Rewriter.insert_op(made, point_after(layer.weight))
-    layer.operands[0], layer.operands[1] = value.result, made.result
-    if not old.result.uses:
-        erase_weight(module, store, old)

@@ -3,6 +3,7 @@
     quantize(x)                               ->  x
     dequantize(x)                             ->  x
     contract(x, w, b)                         ->  linear(x, w, b)
+    contract(x, w, b) {residual_channels = r} ->  linear(x[.., : -r], w[:, : -r], b)     nothing is lost, so no residual
 
 Whoever looks at a value of the module finds the same value in the copy by `of`. Weights stay in the store under their
 names. Not a pass: nothing of the module itself changes.
@@ -18,13 +19,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 from xdsl.ir import SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
+from qcc.ir.base import RESIDUAL
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
+from qcc.ir.shape import SliceOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 
@@ -61,7 +64,7 @@ def float_view(module: ModuleOp, *, own_weights: bool = False, keep_activations:
             gone[op.result] = op.input
             Rewriter.replace_op(op, [], [op.input])
         elif isinstance(op, ContractOp):
-            layer = LinearOp(op.input, op.weight, op.bias)
+            layer = LinearOp(*_without_residual(op, keep=keep_activations), op.bias)
             layer.attributes.update(op.attributes)
             gone[op.result] = layer.result
             Rewriter.replace_op(op, [layer])
@@ -72,6 +75,22 @@ def float_view(module: ModuleOp, *, own_weights: bool = False, keep_activations:
         return value
 
     return FloatView(copy, {old: found(new) for old, new in values.items()})
+
+
+def _without_residual(op: ContractOp, *, keep: bool) -> tuple[SSAValue, SSAValue]:
+    """Return the operands of a contraction without the columns that stand for what its input's format loses."""
+    count = op.attributes.get(RESIDUAL)
+    if keep or not isinstance(count, IntegerAttr):
+        return op.input, op.weight
+    parts = plain_columns(op.input, op.weight, count.value.data)
+    Rewriter.insert_op(parts, InsertPoint.before(op))
+    return parts[0].result, parts[1].result
+
+
+def plain_columns(value: SSAValue, weight: SSAValue, residual: int) -> tuple[SliceOp, SliceOp]:
+    """Return slices of the operands of a layer, to be inserted, without its last `residual` columns."""
+    columns = type_of(weight).shape[1] - residual
+    return SliceOp(value, type_of(value).rank - 1, 0, columns), SliceOp(weight, 1, 0, columns)
 
 
 def _read_own_weight(op: ContractOp) -> None:

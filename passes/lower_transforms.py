@@ -4,12 +4,13 @@
     rotate dense x, r                 ->   matmul(x, r)
     expand_k duplicate x, source      ->   index x[..., source]
     expand_k split x, source          ->   index x[..., source] * (1 / how often each occurs)
+    expand_k residual x, source : A   ->   concat(x, index (x - dequantize(quantize(x) : A))[..., source])
     permute x, order                  ->   index x[.., order, ..]
     scale_axis x, factors             ->   x * factors
 
 A Hadamard matrix of n = p q channels with a power of two p is the Kronecker product of those of p and q, so the
 rotation costs p + q products a channel instead of n. On the last axis only for rotations and expansions; what has
-another axis, or a residual expansion, is left alone. Legal always: each is the definition of what it replaces.
+another axis is left alone. Legal always: each is the definition of what it replaces.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from qcc.ir.elementwise import BinaryOp
 from qcc.ir.gather import IndexOp
 from qcc.ir.nn import MatmulOp
 from qcc.ir.program import WeightOp
-from qcc.ir.shape import ReshapeOp, TransposeOp
+from qcc.ir.quant import DequantizeOp, QuantizeOp
+from qcc.ir.shape import ConcatOp, ReshapeOp, TransposeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.transform import ExpandKOp, ExpansionMode, PermuteOp, RotateOp, RotationKind, ScaleAxisOp
 from qcc.ir.types import tensor, type_of
@@ -80,7 +82,14 @@ def _lowered(node: RotateOp | ExpandKOp | PermuteOp | ScaleAxisOp, store: Weight
 
 
 def _expansion(node: ExpandKOp, store: WeightStore) -> list[Operation]:
-    taken = IndexOp(node.input, [node.source], type_of(node.input).rank - 1)
+    last = type_of(node.input).rank - 1
+    if node.format is not None:
+        coded = QuantizeOp(node.input, node.format.data, node.parameters)
+        decoded = DequantizeOp(coded, type_of(node.input).scalar)
+        lost = BinaryOp("sub", node.input, decoded)
+        picked = IndexOp(lost, [node.source], last)
+        return [coded, decoded, lost, picked, ConcatOp([node.input, picked], last)]
+    taken = IndexOp(node.input, [node.source], last)
     if node.mode.data is ExpansionMode.DUPLICATE:
         return [taken]
     source = node.source.owner

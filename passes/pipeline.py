@@ -16,12 +16,14 @@ from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.calibrate import Calibrate
 from qcc.passes.canonicalize import Canonicalize
 from qcc.passes.fold_constants import FoldConstants
+from qcc.passes.footprint import Solving, solving_of
 from qcc.passes.fuse_epilogue import FuseEpilogue
 from qcc.passes.fuse_prologue import FusePrologue
 from qcc.passes.lower_conv import LowerConv
 from qcc.passes.lower_integer import LowerInteger
 from qcc.passes.lower_transforms import LowerTransforms
 from qcc.passes.prove_overflow import ProveOverflow
+from qcc.passes.quantize_cache import QuantizeCache
 from qcc.passes.quantize_values import QuantizeValues
 from qcc.passes.raise_activation import RaiseActivation
 from qcc.passes.raise_attention import RaiseAttention
@@ -30,8 +32,23 @@ from qcc.passes.raise_norm import RaiseNorm
 from qcc.passes.raise_rope import RaiseRope
 from qcc.passes.select_plans import SelectPlans
 from qcc.passes.solve_weights import SolveWeights
-from qcc.passes.transforms import transforming
+from qcc.passes.transforms import transforming, transforming_codes
 from qcc.recipes.model import Recipe
+
+__all__ = [
+    "Observer",
+    "Solving",
+    "fusing",
+    "lowering",
+    "pipeline",
+    "planned_recipe",
+    "planning",
+    "raising",
+    "run_passes",
+    "solving",
+    "solving_of",
+    "targeting",
+]
 
 Observer = Callable[[int, ModulePass, ModuleOp], None]
 
@@ -58,7 +75,8 @@ def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
     """
     text = recipe.model_dump_json()
     bits = [] if recipe.allocate is None else [AllocateBits(text)]
-    layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text)]
+    layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text), QuantizeCache(text)]
+    layers += transforming_codes(recipe)
     values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
     return [*raising(), *transforming(recipe), *layers, *values]
 

@@ -120,7 +120,7 @@ def _output_error(
     calibration.observe(view.module, store, outputs.watch(outputs.keep))
 
     def error(choice: Choice, scheme: WeightScheme) -> float:
-        weights = WeightStore({key: store[key] for key in store})
+        weights = store.copy()
         for key in choice.keys:
             weights[key] = _rounded(store.tensor(key), scheme, key)
         outputs.start()

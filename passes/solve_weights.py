@@ -8,14 +8,17 @@ format, so tied weights stay tied. Float weights that nothing reads any more lea
 
 Solvers that read samples get the Hessian of their layer's inputs. Layers are solved in the order of the program, and
 the samples go on through solved layers, so that a layer makes up for what the ones before it lost. One Hessian is held
-at a time; layers that read one value share it.
+at a time; layers that read one value share it. A weight that several layers read, as tied ones are, is solved when the
+last of them is reached, on the sum of their Hessians: what is lost is the sum of what each of them loses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from xdsl.context import Context
@@ -32,6 +35,7 @@ from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 from qcc.passes.float_view import FloatView, float_view, solved_key
+from qcc.passes.footprint import solving_of
 from qcc.passes.solvers.table import SOLVERS, Solver, SplitChoice, is_split
 from qcc.version import __version__
 
@@ -40,6 +44,13 @@ if TYPE_CHECKING:
 
     from qcc.calibrate.statistics import Hessian
     from qcc.ir.store import WeightStore
+
+
+class _Later(Enum):
+    LATER = "later"
+
+
+_LATER = _Later.LATER
 
 
 @dataclass(frozen=True)
@@ -142,17 +153,17 @@ def _solve(node: QuantizeOp, store: WeightStore, hessian: Tensor | None) -> None
 def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
     """Solve the layers one after another on what the solved ones before them give."""
     from qcc.calibrate.statistics import Hessian  # torch stays out of the import of the pass
-    from qcc.ir.store import WeightStore
     from qcc.numerics.quantize import dequantize
 
     calibration = calibration_of(ctx, "a solver that reads samples", "use solver: mse, which reads none")
     view = float_view(op, own_weights=True)
     layers = _layers(op, view)
-    weights = WeightStore({key: store[key] for key in store})
+    weights = store.copy()
     for node in (node for nodes in layers.values() for node in nodes):
-        weights[_key(node)] = _float_weight(node, store)
+        weights[_key(node)] = store.entry(_float_key(node))
+    shared = _Shared(Counter(_key(node) for nodes in layers.values() for node in nodes))
     walk = calibration.walk(view.module, weights)
-    solver = _Solving(ctx, store, sum(map(len, layers.values())))
+    solver = _Solving(ctx, store, {one.name: one.work for one in solving_of(op)})
     for value, nodes in layers.items():
         hessian = None
         if any(_reads_samples(one) for one in nodes):
@@ -160,19 +171,41 @@ def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore) -> None:
             walk.advance(value, hessian.add)
             _refuse_not_finite(hessian, nodes)
         for node in nodes:
-            if _key(node) not in store:
-                solver.solve(node, hessian)
+            sums = shared.at(node, hessian)
+            if sums is not _LATER and _key(node) not in store:
+                solver.solve(node, sums)
                 walk.replace_weight(
                     _key(node), dequantize(store.quantized(_key(node)), _float_weight(node, store).dtype)
                 )
+    solver.done()
+
+
+class _Shared:
+    """The Hessians of weights that several layers read: their sum, once the last of these layers is reached."""
+
+    def __init__(self, readers: Counter[str]) -> None:
+        self._left = readers
+        self._sums: dict[str, Hessian] = {}
+
+    def at(self, node: QuantizeOp, hessian: Hessian | None) -> Hessian | _Later | None:
+        """Return what a weight is to be solved on, `_LATER` where more of it is to come."""
+        key = _key(node)
+        self._left[key] -= 1
+        before = self._sums.pop(key, None)
+        total = before.joined(hessian) if before is not None and hessian is not None else before or hessian
+        if not self._left[key]:
+            return total
+        if total is not None:
+            self._sums[key] = total
+        return _LATER
 
 
 class _Solving:
     """Solves weights one by one: says how far it is, and takes what was kept from a compilation that was stopped."""
 
-    def __init__(self, ctx: Context, store: WeightStore, total: int) -> None:
-        self._store, self._total, self._done = store, total, 0
-        self._say = ctx.say if isinstance(ctx, QccContext) else None
+    def __init__(self, ctx: Context, store: WeightStore, work: dict[str, int]) -> None:
+        self._store, self._work, self._done, self._worked = store, work, 0, 0
+        self._context = ctx if isinstance(ctx, QccContext) else None
         self._kept = ctx.kept if isinstance(ctx, QccContext) else None
         self._start = time.perf_counter()
 
@@ -180,6 +213,7 @@ class _Solving:
         """Put the codes of a weight in the store."""
         self._tell(node)
         self._done += 1
+        self._worked += self._work.get(_float_key(node), 0)
         matrix = None if hessian is None else hessian.matrix
         if self._kept is None or matrix is None:
             _solve(node, self._store, matrix)
@@ -194,11 +228,18 @@ class _Solving:
             self._store[_key(node)] = found
 
     def _tell(self, node: QuantizeOp) -> None:
-        if self._say is None:
+        """Say what comes next; the time that is left goes by the work of what is done and what is not."""
+        if self._context is None:
             return
-        passed = time.perf_counter() - self._start
-        left = f", about {passed / self._done * (self._total - self._done):.0f} s left" if self._done else ""
-        self._say(f"solving {_key(node).split(':')[0]}, {self._done + 1} of {self._total}{left}")
+        share, passed = self._worked / max(1, sum(self._work.values())), time.perf_counter() - self._start
+        left = f", about {passed / share * (1 - share):.0f} s left" if share else ""
+        self._context.say(f"solving {_float_key(node)}, {self._done + 1} of {len(self._work)}{left}")
+        self._context.share(share)
+
+    def done(self) -> None:
+        """Say that nothing is left."""
+        if self._context is not None:
+            self._context.share(None)
 
 
 def _digest(solver: str, qtype: str, weight: Tensor, hessian: Tensor) -> str:
@@ -211,10 +252,14 @@ def _digest(solver: str, qtype: str, weight: Tensor, hessian: Tensor) -> str:
     return found.hexdigest()
 
 
-def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:
+def _float_key(node: QuantizeOp) -> str:
     weight = _weight_of(node)
     assert weight is not None
-    return store.tensor(weight.key.data)
+    return weight.key.data
+
+
+def _float_weight(node: QuantizeOp, store: WeightStore) -> Tensor:
+    return store.tensor(_float_key(node))
 
 
 def _layers(op: ModuleOp, view: FloatView) -> dict[SSAValue, list[QuantizeOp]]:

@@ -127,6 +127,12 @@ def _qsm() -> type[ModulePass]:
     return Qsm
 
 
+def _quantize_cache() -> type[ModulePass]:
+    from qcc.passes.quantize_cache import QuantizeCache
+
+    return QuantizeCache
+
+
 def _quantize_values() -> type[ModulePass]:
     from qcc.passes.quantize_values import QuantizeValues
 
@@ -163,10 +169,22 @@ def _raise_rope() -> type[ModulePass]:
     return RaiseRope
 
 
+def _residual_channels() -> type[ModulePass]:
+    from qcc.passes.residual_channels import ResidualChannels
+
+    return ResidualChannels
+
+
 def _rotate_activations() -> type[ModulePass]:
     from qcc.passes.rotate_activations import RotateActivations
 
     return RotateActivations
+
+
+def _rotate_inputs() -> type[ModulePass]:
+    from qcc.passes.rotate_inputs import RotateInputs
+
+    return RotateInputs
 
 
 def _rotate_keys() -> type[ModulePass]:
@@ -238,13 +256,16 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "permute": _permute,
     "prove-overflow": _prove_overflow,
     "qsm": _qsm,
+    "quantize-cache": _quantize_cache,
     "quantize-values": _quantize_values,
     "raise-activation": _raise_activation,
     "raise-attention": _raise_attention,
     "raise-linear": _raise_linear,
     "raise-norm": _raise_norm,
     "raise-rope": _raise_rope,
+    "residual-channels": _residual_channels,
     "rotate-activations": _rotate_activations,
+    "rotate-inputs": _rotate_inputs,
     "rotate-keys": _rotate_keys,
     "rotate-streams": _rotate_streams,
     "rotate-values": _rotate_values,

@@ -18,7 +18,9 @@ from qcc.passes.fold_batch_norm import FoldBatchNorm
 from qcc.passes.fold_norm import FoldNorm
 from qcc.passes.permute import Permute
 from qcc.passes.qsm import Qsm
+from qcc.passes.residual_channels import ResidualChannels
 from qcc.passes.rotate_activations import RotateActivations
+from qcc.passes.rotate_inputs import RotateInputs
 from qcc.passes.rotate_keys import RotateKeys
 from qcc.passes.rotate_streams import RotateStreams
 from qcc.passes.rotate_values import RotateValues
@@ -51,6 +53,13 @@ def transforming(recipe: Recipe) -> list[ModulePass]:
     return [*passes, RoundFolds(), Canonicalize(), AnnotateGroups()] if passes else []
 
 
+def transforming_codes(recipe: Recipe) -> list[ModulePass]:
+    """Return the passes of those transforms that ask what a format loses, and so run once formats are assigned."""
+    options = recipe.residual_channels
+    one = ResidualChannels(options.threshold, options.share, options.multiple, recipe.illegal_folds)
+    return [one] if "residual_channels" in recipe.transforms else []
+
+
 def _norms(recipe: Recipe) -> list[ModulePass]:
     illegal = recipe.illegal_folds
     return [FoldBatchNorm(illegal), FoldNorm(illegal), CentreStreams(illegal)]
@@ -64,5 +73,6 @@ def _rotations(recipe: Recipe) -> list[ModulePass]:
         (options.r2, RotateValues(block, options.seed, illegal)),
         (options.r3, RotateKeys(block, illegal)),
         (options.r4, RotateActivations(block, illegal)),
+        (options.inputs, RotateInputs(block)),
     ]
     return [one for asked, one in passes if asked]

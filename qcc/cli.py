@@ -21,8 +21,10 @@ from qcc.console import (
     ArtifactArgument,
     DebugOption,
     JsonOption,
+    MemoryOption,
     ThreadsOption,
     errors,
+    memory_of,
     out,
     print_json,
     print_table,
@@ -97,6 +99,7 @@ def compile_(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done per layer; build nothing.")
     ] = False,
+    memory_limit: MemoryOption = "",
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -119,6 +122,7 @@ def compile_(
             arch=tuple(one.strip() for one in arch.split(",") if one.strip()),
             calib=calib,
             strict=strict,
+            memory_limit=memory_of(memory_limit),
         )
         if dry_run:
             with progress(json_) as say:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from qcc.errors import QccError
@@ -22,6 +24,9 @@ TABLE_WIDTH = 200
 ArtifactArgument = Annotated[Path, typer.Argument(help="What `qcc compile -o` wrote.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core.")]
+MemoryOption = Annotated[
+    str, typer.Option(metavar="SIZE", help="Memory there is to use, as 6GB; default: what the system has free.")
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DataOption = Annotated[
     Path | None,
@@ -41,14 +46,42 @@ def print_plain(*lines: str) -> None:
         out.print(line, highlight=False, markup=False)
 
 
+class _Line:
+    """One line on standard error: what is being done, and how much of it; without a bar only its notes show."""
+
+    def __init__(self, bar: Progress | None) -> None:
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task("starting", total=None)
+
+    def __call__(self, text: str, /) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=escape(text))
+
+    def share(self, done: float | None) -> None:
+        if self._bar is not None and self._task is not None:
+            total = None if done is None else 1.0
+            self._bar.reset(self._task, total=total, completed=done or 0.0)  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        err.print(text, highlight=False, markup=False)
+
+
 @contextmanager
-def progress(quiet: bool) -> Generator[Callable[[str], None]]:
-    """Show on standard error what is being done, in one line that goes away; on a terminal only."""
+def progress(quiet: bool) -> Generator[_Line]:
+    """Show on standard error what is being done, in one line that goes away; on a terminal only, but for notes."""
     if quiet or not err.is_terminal:
-        yield lambda text: None
+        yield _Line(None)
         return
-    with err.status("starting") as status:
-        yield status.update
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        yield _Line(bar)
+
+
+def memory_of(text: str) -> int | None:
+    """Read a size of memory; None where none is given."""
+    from qcc.memory import parse_bytes  # torch stays out of the start of the command line
+
+    return parse_bytes(text) if text else None
 
 
 def print_json(data: object) -> None:

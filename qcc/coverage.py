@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,14 +15,14 @@ from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of
 from qcc.ir.integer import IntegerContractOp
 from qcc.ir.kernel import kernel_of, origin_of
 from qcc.ir.nn import ConvOp, LinearOp
+from qcc.ir.on_disk import OnDisk, Weight
 from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
-from qcc.ir.store import Weight, WeightStore
+from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype_bits import bits_per_weight, storage_bits
 from qcc.numerics.quantize import dequantize, signal_to_quantization_noise_db
-from qcc.numerics.tensor import QuantizedTensor
 
 
 def bits_text(bits: float) -> str:
@@ -29,16 +30,20 @@ def bits_text(bits: float) -> str:
     return f"{bits:.6f}".rstrip("0").rstrip(".")
 
 
-def weight_bytes(weight: Weight) -> int:
+def weight_bytes(weight: Weight | OnDisk) -> int:
     """Count the bytes of a weight as stored: for a quantized one every code, scale and zero point."""
-    if isinstance(weight, QuantizedTensor):
+    if isinstance(weight, torch.Tensor):
+        return weight.numel() * weight.element_size()
+    if weight.qtype is not None:
         return (storage_bits(weight.qtype, weight.shape) + 7) // 8
-    return weight.numel() * weight.element_size()
+    assert isinstance(weight, OnDisk)
+    assert weight.dtype is not None  # a weight has a format or a dtype
+    return math.prod(weight.shape) * weight.dtype.itemsize
 
 
 def store_bytes(store: WeightStore) -> int:
     """Count the bytes of all weights as stored."""
-    return sum(weight_bytes(store[key]) for key in store)
+    return sum(weight_bytes(store.entry(key)) for key in store)
 
 
 def coverage_of(

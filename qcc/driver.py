@@ -34,11 +34,14 @@ from qcc.frontend.source import load_source
 from qcc.golden import golden_of
 from qcc.inspection import read_module
 from qcc.ir.context import QccContext
+from qcc.ir.on_disk import spool_beside
 from qcc.ir.program import program_of
-from qcc.ir.store import WeightStore
+from qcc.ir.store import Plain, WeightStore
 from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
-from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
+from qcc.memory import WORTH_SAYING, estimate_compile, parse_bytes, refuse_beyond
+from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, solving_of, targeting
+from qcc.progress import Say, note, share_of
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_name, recipe_yaml
 from qcc.report.build import Subject, report_where_cheap
 from qcc.report.files import write_report
@@ -49,7 +52,8 @@ from qcc.version import __version__
 
 __all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
-Say = Callable[[str], None]
+LARGE_BYTES = 64 << 20
+"""Models whose weights take less are compiled in memory."""
 
 
 def _silent(text: str) -> None:
@@ -58,7 +62,10 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What a compilation is asked for, beside the model; without `golden`, no example is run or kept."""
+    """What a compilation is asked for, beside the model; without `golden`, no example is run or kept.
+
+    `memory_limit` in bytes stands for the memory that there is, where a compilation that would not fit is refused.
+    """
 
     recipe: RecipeSource = "w8a8"
     target: str = "cpu"
@@ -70,6 +77,7 @@ class Options:
     calib: Path | None = None
     strict: bool = False
     golden: bool = True
+    memory_limit: int | None = None
 
 
 def compile(
@@ -87,6 +95,7 @@ def compile(
     threads: int = 0,
     arch: Sequence[str] = (),
     strict: bool = False,
+    memory_limit: str | int | None = None,
 ) -> Compiled:
     """Quantize a model by a recipe and compile it for a target.
 
@@ -96,12 +105,14 @@ def compile(
     to compile for, as `["sm_80", "sm_90"]`, where the target has any; none means those it takes by default.
     `calibration` are argument tuples or dicts of keyword arguments that the model is called with, for static scales and
     solvers. `strict` refuses every fallback: a layer left in float that the recipe quantizes, an operation that no
-    kernel computes.
+    kernel computes. `memory_limit`, as `"6GB"` or bytes, is what the compilation may hold at its peak, in the place of
+    what the system has; one that is predicted to take more is refused before it starts.
 
     Raises:
-        QccError: whatever does not fit: the model, the recipe, the target, or the C compiler.
+        QccError: whatever does not fit: the model, the recipe, the target, the memory, or the C compiler.
     """
-    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict=strict)
+    limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+    options = Options(recipe, target, settings or {}, cc, None, threads, tuple(arch), strict=strict, memory_limit=limit)
     program = load_source(source, args, kwargs, dynamic_shapes)
     if output is not None:
         name = str(source) if isinstance(source, str | Path) else ""
@@ -123,7 +134,7 @@ def compile_program(
     if cache is not None and isinstance(backend, HasToolchain):
         imported, calls = import_program(program), None if calibration is None else list(calibration)
         # threads are chosen when the program is loaded
-        keyed = replace(options, recipe="", cc="", threads=0)
+        keyed = replace(options, recipe="", cc="", threads=0, memory_limit=None)
         chosen = _backend_options(replace(options, threads=0), read_settings(options.settings, backend.capabilities))
         used = (str(keyed), str(chosen), backend.toolchain(chosen), samples_digest(calls))
         key = program_key(imported.module, imported.store, load_recipe(options.recipe), options.target, *used)
@@ -154,7 +165,7 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     settings = read_settings(options.settings, backend.capabilities)
     target = backend.capabilities.computing(settings.arithmetic)
     say(f"loading {source}")
-    imported = import_program(load_source(source))
+    imported = import_program(load_source(source), folder=_folder(source))
     before = store_bytes(imported.store)
     calibration = _calibration(imported, None, options.calib, source)
     planned = planning(recipe, integer_only=target.integer_only)
@@ -193,17 +204,34 @@ def _build(
     calls: Iterable[Any] | None = None,
     imported: Imported | None = None,
 ) -> Compiled:
+    """Compile; the weights of a large model that passes make go to a file, one by one."""
+    found = imported or import_program(program, folder=_folder(source))
+    if store_bytes(found.store) < LARGE_BYTES:
+        return _built(program, found, source, options, output, say, calls)
+    with spool_beside(output) as spool:
+        found.store.spool = spool
+        return _built(program, found, source, options, output, say, calls)
+
+
+def _built(
+    program: torch.export.ExportedProgram,
+    imported: Imported,
+    source: str,
+    options: Options,
+    output: Path,
+    say: Say,
+    calls: Iterable[Any] | None,
+) -> Compiled:
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
     settings = read_settings(options.settings, backend.capabilities)
     chosen = _backend_options(options, settings)
-    imported = imported or import_program(program)
     before = store_bytes(imported.store)
     example = _example(program, imported) if options.golden else {}
     calibration = _calibration(imported, calls, options.calib, source)
     module, store = imported.module, imported.store
-    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    float_module, float_store = module.clone(), store.copy()
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
     target = backend.capabilities.computing(settings.arithmetic)
@@ -211,10 +239,11 @@ def _build(
     run_passes(planned, QccContext(store, calibration, say), module, trace.after)
     final_recipe = planned_recipe(recipe, module)
     admit(module, target)
+    _hold_to_memory(imported, options, _samples(calibration, example), say)
     # the float weights under the names and in the shapes that codes are chosen for
-    unsolved = {key: store.tensor(key) for key in store}
+    unsolved = Plain(store)
     kept = kept_beside(output)
-    run_passes(solving(), QccContext(store, calibration, say, kept), module, trace.after)
+    run_passes(solving(), QccContext(store, calibration, say, kept, share_of(say)), module, trace.after)
     run_passes(lowering(integer_only=target.integer_only), QccContext(store), module, trace.after)
     run_passes(_targeting(target, settings), QccContext(store), module, trace.after)
     coverage = coverage_of(module, store, unsolved, before)
@@ -274,8 +303,22 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
         return SampleRun(samples_from_arguments(_signature(imported), calls))
     if file is None:
         return None
-    folder = Path(source) if source and Path(source).is_dir() else None
-    return SampleRun(samples_from_file(file, program_of(imported.module), folder))
+    return SampleRun(samples_from_file(file, program_of(imported.module), _folder(source)))
+
+
+def _hold_to_memory(imported: Imported, options: Options, samples: list[Mapping[str, torch.Tensor]], say: Say) -> None:
+    """Say what memory the rest of a compilation will take, where that is much, and refuse what does not fit."""
+    estimate = estimate_compile(imported.module, imported.store, solving_of(imported.module), samples)
+    if estimate.total >= WORTH_SAYING:
+        note(say, f"memory: {estimate}")
+    refuse_beyond(estimate, options.memory_limit, "this compilation")
+
+
+def _samples(calibration: SampleRun | None, example: Mapping[str, torch.Tensor]) -> list[Mapping[str, torch.Tensor]]:
+    """Return what runs through the program side by side: the calibration, else the example."""
+    if calibration is not None:
+        return [calibration.samples[index] for index in range(len(calibration.samples))]
+    return [example] if example else []
 
 
 def models_of(folder: Path, manifest: Manifest) -> Models:
@@ -291,12 +334,12 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
             "the artifact does not say which model it was compiled from, so there is no float model to measure against",
             fix="compile it from a .pt2, a folder or package.module:callable",
         )
-    imported = import_program(load_source(manifest.source))
+    imported = import_program(load_source(manifest.source), folder=_folder(manifest.source))
     module, store = imported.module, imported.store
-    float_module, float_store = module.clone(), WeightStore({key: store[key] for key in store})
+    float_module, float_store = module.clone(), store.copy()
     try:
         run_passes(planning(manifest.recipe), QccContext(store), module)
-        floats = {key: store.tensor(key) for key in store}
+        floats: Mapping[str, torch.Tensor] = Plain(store)
     except QccError:
         # a transform searched on the calibration cannot be repeated without it; outputs can still be compared
         floats = dict[str, torch.Tensor]()
@@ -320,6 +363,11 @@ def _targeting(target: Capabilities, settings: Settings) -> list[ModulePass]:
         settings.rows,
         target.byte_cost,
     )
+
+
+def _folder(source: str) -> Path | None:
+    """Return the folder of a model that a source names, None if it is of another kind."""
+    return Path(source) if source and Path(source).is_dir() else None
 
 
 def _absolute(source: str) -> str:

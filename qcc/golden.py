@@ -15,8 +15,8 @@ from qcc.interpreter.contraction import corrected_sums
 from qcc.ir.binding import bind_symbols
 from qcc.ir.integer import CodesOp
 from qcc.ir.kernel import contracts_of, origin_of
-from qcc.ir.program import ProgramOp, StateOp, program_of
-from qcc.ir.quant import QuantizeOp
+from qcc.ir.program import ProgramOp, StateOp, WeightOp, program_of
+from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import type_of
 from qcc.numerics.integer_sums import sums_integers
@@ -58,7 +58,7 @@ def golden_of(
     shapes = {name: tuple(value.shape) for name, value in example.items()}
     sizes = golden_sizes(program, bind_symbols(program, shapes))
     times = 2 if any(isinstance(op, StateOp) for op in program.body.walk()) else 1
-    seen: Seen = {}
+    seen: Seen = dict.fromkeys(_wanted(program), ())
     cases: list[ModelCase] = []
     for index, symbols in enumerate(sizes):
         calls = [resized_inputs(program, example, symbols)] * times
@@ -73,7 +73,7 @@ def golden_of(
     models = tuple(replace(case, tolerance=tolerance) for case in cases)
     inputs = (example[name] for name in program.input_names)
     given: dict[SSAValue, torch.Tensor] = dict(zip(program.body.block.args, inputs, strict=True))
-    return Golden(models, tuple(_contract_cases(program, seen, given)))
+    return Golden(models, tuple(_contract_cases(program, store, seen, given)))
 
 
 def _is_exact(program: ProgramOp) -> bool:
@@ -115,21 +115,40 @@ def _model_case(
     interpreter = Interpreter(module, store)
 
     def observe(op: Operation, results: tuple[torch.Tensor | QuantizedTensor, ...]) -> None:
-        if seen is not None and op not in seen:
+        if seen is not None and seen.get(op) == ():
             seen[op] = results
 
     done = [ModelCall(inputs, interpreter.run_with(inputs, observe)) for inputs in calls]
     return ModelCase(name, tuple(done), FLOAT_TOLERANCE)
 
 
-def _contract_cases(program: ProgramOp, seen: Seen, given: Mapping[SSAValue, torch.Tensor]) -> list[ContractCase]:
-    quantized = [op for op in contracts_of(program) if type_of(op.input).qtype is not None]
+def _wanted(program: ProgramOp) -> list[Operation]:
+    """Return the operations whose results contract cases are made of; stored weights are read when they are needed."""
+    found: dict[Operation, None] = {}
+    for op in _quantized(program):
+        source, weight = origin_of(op.input).owner, origin_of(op.weight).owner
+        if isinstance(source, QuantizeOp):
+            owners = (source, weight, origin_of(source.input).owner)
+            found |= dict.fromkeys(
+                one for one in owners if isinstance(one, Operation) and not isinstance(one, WeightOp)
+            )
+    return list(found)
+
+
+def _quantized(program: ProgramOp) -> list[ContractOp]:
+    return [op for op in contracts_of(program) if type_of(op.input).qtype is not None]
+
+
+def _contract_cases(
+    program: ProgramOp, store: WeightStore, seen: Seen, given: Mapping[SSAValue, torch.Tensor]
+) -> list[ContractCase]:
     cases: list[ContractCase] = []
-    for index, op in enumerate(quantized):
+    for index, op in enumerate(_quantized(program)):
         source, weight = origin_of(op.input).owner, origin_of(op.weight).owner
         if not isinstance(source, QuantizeOp) or not isinstance(weight, Operation):
             continue
-        codes, weights = seen[source][0], seen[weight][0]
+        codes = seen[source][0]
+        weights = store[weight.key.data] if isinstance(weight, WeightOp) else seen[weight][0]
         rows = _rows_of(source, seen, given)
         if not isinstance(codes, QuantizedTensor) or not isinstance(weights, QuantizedTensor) or rows is None:
             continue
@@ -158,7 +177,10 @@ def _sums_are_golden(activation: QType, weight: QType) -> bool:
 def _rows_of(op: QuantizeOp, seen: Seen, given: Mapping[SSAValue, torch.Tensor]) -> torch.Tensor | None:
     """Return the float tensor that was quantized: the result of an operation, or an input of the program."""
     source = origin_of(op.input)
-    value = seen[source.op][source.index] if isinstance(source, OpResult) else given.get(source)
+    if isinstance(source, OpResult):
+        value = seen[source.op][source.index] if source.op in seen else None
+    else:
+        value = given.get(source)
     return value if isinstance(value, torch.Tensor) else None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
+from qcc.backends.base import Backend, BackendOptions, Capabilities, Emitted, Golden
 from qcc.backends.cpu.build import build_library, cpu_features, toolchain_text
 from qcc.backends.cpu.costs import ACCUMULATOR_BITS, BYTE_COST, COSTS
 from qcc.backends.cpu.ctext import C_TYPES, c_name
@@ -37,7 +37,7 @@ INTEGERS = Capabilities(
 """What the integer kernels take: weights of any format that stands for integers, multiplied as such."""
 
 
-class CpuBackend:
+class CpuBackend(Backend):
     """Emit, build and load C; see `qcc.backends.base.Backend`."""
 
     @property
@@ -62,10 +62,6 @@ class CpuBackend:
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
         """Return a copy of a module whose computed floats are all float32."""
         return legalize(module)
-
-    def fallbacks(self, module: ModuleOp) -> tuple[Problem, ...]:
-        """Return nothing: what has no kernel in C is refused."""
-        return ()
 
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from qcc.backends.base import BackendOptions, Capabilities, Emitted, Golden
+from qcc.backends.base import Backend, BackendOptions, Capabilities, Emitted, Golden
 from qcc.backends.hls.folding import total_cost
 from qcc.backends.hls.lowering import identifier
 from qcc.backends.hls.project import plan_project, write_project
@@ -14,7 +14,6 @@ from qcc.backends.hls.render import memories_of
 from qcc.backends.hls.report import design_report, summary_lines
 from qcc.backends.hls.runtime import HlsProgram
 from qcc.backends.hls.settings import KEYS, read_hls_settings
-from qcc.errors import Problem
 from qcc.ir.store import WeightStore
 from qcc.numerics.qtype_parts import IntDecode, PlanesDecode, TableDecode
 
@@ -25,7 +24,7 @@ EPILOGUES = ("integer_contract: requant|lookup|relu|add_channel|add_number *", "
 """What is computed in the unit of a contraction."""
 
 
-class HlsBackend:
+class HlsBackend(Backend):
     """Emit projects for Vitis HLS and run their simulation; see `qcc.backends.base.Backend`."""
 
     @property
@@ -47,10 +46,6 @@ class HlsBackend:
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
         """Return a copy of a module; integer-only programs need no other form."""
         return module.clone()
-
-    def fallbacks(self, module: ModuleOp) -> tuple[Problem, ...]:
-        """Return nothing: what has no unit is refused."""
-        return ()
 
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path

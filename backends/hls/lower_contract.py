@@ -42,12 +42,13 @@ def _contract(low: Lowering, op: Operation) -> None:
     if groups > 1 and groups * weights.shape[1] == columns and _by_channel(inside, weights.shape[1], groups):
         deep = weights.reshape(groups, -1, weights.shape[1]).transpose(2, 0, 1)
         sums = _sums(op, weights, bias, source.element)
-        unit = DepthwiseUnit(count, deep, bias, source.element, Steps(sums))
+        unit = DepthwiseUnit(count, deep, bias, source.element, steps=Steps(sums))
     else:
         dense = _block_diagonal(weights, groups)[:, inside.indices()]
         sums = _sums(op, dense, bias, source.element)
         codes = choose_codes(dense)
-        unit = MatvecUnit(count, dense, bias, source.element, codes, Steps(sums), dense.size * codes.bits > ROM_BITS)
+        streamed = dense.size * codes.bits > ROM_BITS
+        unit = MatvecUnit(count, dense, bias, source.element, codes, streamed, steps=Steps(sums))
     order = rows.spread(row_major(len(weights)), len(weights))
     if isinstance(unit, MatvecUnit) and unit.streamed:
         edge = _streamed(low, op, unit, source.edge, bias)
@@ -124,7 +125,7 @@ def _matmul(low: Lowering, op: Operation) -> None:
     if sums.bits > 64:
         raise Refusal(f"needs an accumulator of {sums.bits} bits, and 64 is the limit", "use fewer bits")
     batch = int(np.prod(shape[:-2], dtype=np.int64))
-    unit = MatmulUnit(batch, m, k, n, left.element, right.element, Steps(sums))
+    unit = MatmulUnit(batch, m, k, n, left.element, right.element, steps=Steps(sums))
     edge = low.emit("product", op, unit, (left.edge, right.edge), sums, batch * m * n)
     low.set(op, Flow(edge, shape, row_major(batch * m * n), sums, op))
 

@@ -26,13 +26,13 @@ def _apply(low: Lowering, op: Operation, flow: Flow, step: Step) -> None:
         return
     steps = Steps(flow.element, (step,))
     rows = flow.count // step.channels
-    unit = MapUnit(rows, step.channels, flow.element, steps) if step.channels > 1 else _uniform(flow, steps)
+    unit = MapUnit(rows, step.channels, flow.element, steps=steps) if step.channels > 1 else _uniform(flow, steps)
     edge = low.emit("map", op, unit, (flow.edge,), steps.result, flow.count)
     low.set(op, Flow(edge, flow.shape, flow.order, steps.result, op))
 
 
 def _uniform(flow: Flow, steps: Steps) -> MapUnit:
-    return MapUnit(1, flow.count, flow.element, steps)
+    return MapUnit(1, flow.count, flow.element, steps=steps)
 
 
 def _by_channel(low: Lowering, flow: Flow, *tables: Array) -> tuple[Flow, list[Array]]:
@@ -150,7 +150,7 @@ def _join(low: Lowering, op: BinaryOp, function: str) -> None:
     ]
     sums = Element(min(corners), max(corners))
     _expect_scalar(op, sums)
-    unit = JoinUnit(left.count, function, left.element, right.element, Steps(sums))
+    unit = JoinUnit(left.count, function, left.element, right.element, steps=Steps(sums))
     edge = low.emit(function, op, unit, (left.edge, right.edge), sums, left.count)
     low.set(op, Flow(edge, shape, left.order, sums, op))
 

@@ -143,7 +143,7 @@ def widened(low: Lowering, op: Operation, flow: Flow, element: Element) -> Flow:
 
     if flow.element == element:
         return flow
-    unit = MapUnit(1, flow.count, flow.element, Steps(element))
+    unit = MapUnit(1, flow.count, flow.element, steps=Steps(element))
     edge = low.emit("wide", op, unit, (flow.edge,), element, flow.count)
     return Flow(edge, flow.shape, flow.order, element, op)
 
@@ -205,7 +205,7 @@ def _reduced(
         sums = Element(min(0, flow.element.low) * count, max(0, flow.element.high) * count)
     if sums.bits > 64:
         raise Refusal(f"sums {count} elements to over 64 bits", "use fewer bits")
-    unit = ReduceUnit(rows, count, channels, function, flow.element, Steps(sums))
+    unit = ReduceUnit(rows, count, channels, function, flow.element, steps=Steps(sums))
     edge = low.emit(function, op, unit, (flow.edge,), sums, rows * channels)
     return Flow(edge, shape, order, sums, op)
 

@@ -28,11 +28,12 @@ from qcc.backends.hls.folding import (
 from qcc.backends.hls.lint import check_unrolling, lint
 from qcc.backends.hls.lowering import Lowering
 from qcc.backends.hls.parts import smallest_holding
-from qcc.backends.hls.rates import deepened
+from qcc.backends.hls.rates import deepened, roomier
 from qcc.backends.hls.render import memories_of, project_context, render_project, template_folder
 from qcc.backends.hls.report import REPORT, SECTIONS, design_report, sections, summary_lines
 from qcc.backends.hls.settings import HlsSettings
-from qcc.backends.hls.simulate import Timing, least_depths, predict, with_depths
+from qcc.backends.hls.simulate import least_depths, with_depths
+from qcc.backends.hls.timing import Timing, predict
 from qcc.errors import Problem, QccError, ShapeError, UnsupportedOp
 from qcc.ir.program import StateOp, program_of
 from qcc.ir.store import WeightStore
@@ -50,6 +51,9 @@ ATTEMPTS = 6
 
 SLACK = 1.1
 """How much longer than its busiest unit a frame may take before FIFOs are made deeper for speed."""
+
+SKIP_FRAMES = 2
+"""Frames more that skips are made to hold at most, where a frame rate asks for it."""
 
 NUMPY = {"f32": np.float32, "i32": np.int32, "i64": np.int64, "i8": np.int8, "u8": np.uint8, "i1": np.uint8}
 """Element types in the files of the testbench."""
@@ -86,18 +90,22 @@ def _plan(graph: Graph, settings: HlsSettings) -> Project:
     wanted = asked = settings.interval
     taken = 0
     for _ in range(ATTEMPTS):
-        design = _fold(graph, settings, asked)
+        design = _fold(graph, settings, asked, taken)
         # whatever the depths, a frame takes no less than the busiest unit
-        plain = _sized(design, settings)
-        if plain.timing.interval > (wanted or design.interval * SLACK):
-            quick = _sized(deepened(design), settings)
-            plain = quick if quick.timing.interval < plain.timing.interval and _is_held(quick) else plain
-        if wanted is None or asked is None or plain.timing.interval <= wanted:
-            return plain
-        taken = plain.timing.interval
-        asked = int(asked * min(0.9, wanted / taken))
+        found = _sized(design, settings)
+        if found.timing.interval > (wanted or design.interval * SLACK):
+            found = _quicker(found, design, wanted)
+        if wanted is None or asked is None or found.timing.interval <= wanted:
+            return found
+        taken = min(taken, found.timing.interval) if taken else found.timing.interval
+        asked = int(asked * min(0.9, wanted / found.timing.interval))
+    raise refuse_rate(taken, wanted)
+
+
+def refuse_rate(taken: int, wanted: int | None) -> UnsupportedOp:
+    """Make the refusal of a frame rate that units keep up with by themselves, but not together."""
     problem = Problem("the design", f"takes {taken} cycles a frame, {wanted} are asked for")
-    raise UnsupportedOp("the frame rate is not reached", [problem], fix="ask for fewer frames a second")
+    return UnsupportedOp("the frame rate is not reached", [problem], fix="ask for fewer frames a second")
 
 
 def _sized(design: Design, settings: HlsSettings) -> Project:
@@ -105,14 +113,33 @@ def _sized(design: Design, settings: HlsSettings) -> Project:
     return Project(sized, settings, predict(sized))
 
 
+def _quicker(plain: Project, design: Design, wanted: int | None) -> Project:
+    """Give FIFOs depth for speed as long as the part holds it: for what is read at once, then, if asked, for skips."""
+    best, settings = plain, plain.settings
+    deep = _sized(deepened(design), settings)
+    for frames in range(SKIP_FRAMES + 1):
+        tried = deep
+        if frames:
+            wider = roomier(deep.design, frames)
+            tried = Project(wider, settings, predict(wider))
+        if tried.timing.interval < best.timing.interval and _is_held(tried):
+            best = tried
+        if wanted is None or best.timing.interval <= wanted or not any(one.needed for one in deep.design.fifos):
+            break
+    return best
+
+
 def _is_held(project: Project) -> bool:
     return project.settings.part.holds(total_cost(project.design))
 
 
-def _fold(graph: Graph, settings: HlsSettings, interval: int | None) -> Design:
+def _fold(graph: Graph, settings: HlsSettings, interval: int | None, taken: int = 0) -> Design:
+    """Fold for an interval; `taken` is the one that was reached where this is asked to make up for it."""
     choices = all_choices(graph, settings.foldings)
     if interval is not None:
         folds = fold_within(graph, choices, interval)
+        if folds is None and taken:
+            raise refuse_rate(taken, settings.interval)
         if folds is None:
             raise refuse_interval(choices, graph, interval)
     elif settings.foldings:

@@ -1,7 +1,8 @@
 """FIFOs that are deep for speed: a unit that reads a row, then works on it, must not stop whoever makes the next one.
 
 With FIFOs of two, such a unit and the one before it take turns, and a frame takes the sum of their cycles. With room
-for what it reads at once they overlap, and a frame takes the cycles of the slower one.
+for what it reads at once they overlap, and a frame takes the cycles of the slower one. The same holds of a branch and
+the skip beside it from one frame to the next.
 """
 
 from __future__ import annotations
@@ -47,4 +48,17 @@ def deepened(design: Design) -> Design:
         depth = burst(built, built.node.inputs.index(name))
         if depth > stream.depth and depth * stream.bits <= MOST_BITS:
             streams[name] = replace(stream, depth=depth)
+    return replace(design, streams=streams)
+
+
+def roomier(design: Design, frames: int) -> Design:
+    """Return the design whose skips hold some frames more, so that the next frame enters while one is under way.
+
+    A skip that is just deep enough not to stop holds one frame, and whoever writes it waits for the branch beside it.
+    """
+    streams: dict[str, Stream] = dict(design.streams)
+    for name, stream in design.streams.items():
+        depth = stream.depth + frames * stream.tokens
+        if stream.needed and depth * stream.bits <= MOST_BITS:
+            streams[name] = replace(stream, depth=depth, needed=False)
     return replace(design, streams=streams)

@@ -14,8 +14,8 @@ from jinja2 import Environment
 
 from qcc.backends.hls.design import Built, Design, Port, Stream
 from qcc.backends.hls.settings import HlsSettings
-from qcc.backends.hls.simulate import Timing
 from qcc.backends.hls.steps import Array, element_type, numbers_text
+from qcc.backends.hls.timing import Timing
 from qcc.backends.hls.units import Fold
 from qcc.backends.hls.units_matvec import Stored
 from qcc.backends.templates import source_templates

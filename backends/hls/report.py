@@ -12,7 +12,7 @@ from qcc.backends.hls.design import Built, Design
 from qcc.backends.hls.folding import total_cost
 from qcc.backends.hls.parts import smallest_holding
 from qcc.backends.hls.settings import HlsSettings
-from qcc.backends.hls.simulate import Timing
+from qcc.backends.hls.timing import Timing
 from qcc.backends.hls.units import Cost
 from qcc.errors import CheckpointError
 
@@ -35,6 +35,7 @@ def design_report(design: Design, settings: HlsSettings, timing: Timing) -> dict
         "predicted": {
             "latency_cycles": timing.latency,
             "interval_cycles": timing.interval,
+            "interval_is_bound": timing.bound,
             "latency_us": round(timing.latency * period / 1000, 3),
             "frames_per_s": round(1e9 / (timing.interval * period), 1),
         },
@@ -93,12 +94,13 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     predicted, estimate, use = report["predicted"], report["estimate"], report["use"]
     asked = "" if report["target_fps"] is None else f" (asked for: {report['target_fps']:g})"
     shares = ", ".join(f"{name.upper()} {estimate[name]:,} ({use[name]:.1%})" for name in estimate)
+    bound = " at most" if predicted["interval_is_bound"] else ""
     verdict = "fits" if report["fits"] else "does not fit"
     smallest = report["smallest_part"] or "none of the table"
     return [
         f"part {report['part']}, clock {report['clock_ns']:g} ns",
         f"predicted: {predicted['latency_cycles']:,} cycles latency, a frame every {predicted['interval_cycles']:,} "
-        f"cycles, {predicted['frames_per_s']:,.0f} frames/s{asked}",
+        f"cycles{bound}, {predicted['frames_per_s']:,.0f} frames/s{asked}",
         f"estimated: {shares}",
         f"{verdict} {report['part']}; smallest part that holds it: {smallest}",
     ]

@@ -1,4 +1,4 @@
-"""Run a design on paper: which token moves when, how deep FIFOs must be, and how many cycles a frame takes.
+"""Run a design on paper: which token moves when, and how deep FIFOs must be.
 
 Units are Kahn processes whose reads and writes are known beforehand, so whether a design stops depends on the depths of
 its FIFOs alone. Depths start at two and grow only when every unit waits: in the circle of units that wait for each
@@ -19,11 +19,8 @@ from qcc.backends.hls.units import Action
 LATENCY = 4
 """Cycles from a token in to a token out of a pipelined loop; assumed, since pipelines are the vendor's tool's."""
 
-FRAMES = 3
-"""Frames that are run for the interval."""
-
-MOST_ACTIONS = 1_000_000
-"""Reads and writes beyond which one frame is run instead of several."""
+MOST_ACTIONS = 4_000_000
+"""Reads and writes beyond which one frame is run instead of several, since that takes seconds."""
 
 
 @dataclass(slots=True)
@@ -83,29 +80,35 @@ class Run:
 
     def advance(self, index: int) -> None:
         """Run one process until it waits or ends; who waited for its tokens or places becomes ready."""
-        process = self.processes[index]
+        process, following = self.processes[index], self.processes[index].actions
         fifos = [self.fifos[name] for name in process.fifos]
-        action, time = process.pending or next(process.actions, None), process.time
+        action, time = process.pending or next(following, None), process.time
         while action is not None:
-            fifo = fifos[action.port]
-            if action.writes:
-                count, depth = len(fifo.written), fifo.depth
-                if depth is not None and count - len(fifo.read) >= depth:
+            delay, port, writes = action
+            fifo = fifos[port]
+            written, read = fifo.written, fifo.read
+            if writes:
+                count, depth = len(written), fifo.depth
+                if depth is not None and count - len(read) >= depth:
                     break
-                time += action.delay
-                if depth is not None and count >= depth:
-                    time = max(time, fifo.read[count - depth] + 1)
-                fifo.written.append(time + LATENCY)
+                # a token takes its place when it leaves the pipeline, which stands still until there is one
+                leaves = time + delay + LATENCY
+                if depth is not None and count >= depth and read[count - depth] >= leaves:
+                    leaves = read[count - depth] + 1
+                written.append(leaves)
+                time = leaves - LATENCY
             else:
-                count = len(fifo.read)
-                if count >= len(fifo.written):
+                count = len(read)
+                if count >= len(written):
                     break
-                time = max(time + action.delay, fifo.written[count] + 1)
-                fifo.read.append(time)
+                time += delay
+                if written[count] >= time:
+                    time = written[count] + 1
+                read.append(time)
             if fifo.waiter >= 0:
                 self.ready.append(fifo.waiter)
                 fifo.waiter = -1
-            action = next(process.actions, None)
+            action = next(following, None)
         else:
             process.done = True
         process.pending, process.time = action, time
@@ -200,8 +203,7 @@ def least_depths(design: Design) -> dict[str, int]:
     for name in [one for one, depth in depths.items() if depth > start[one]]:
         while depths[name] > start[name] and run(design, {**depths, name: depths[name] - 1}, 1, grow=False).finished:
             depths[name] -= 1
-    if _actions(design) <= MOST_ACTIONS:
-        depths = run(design, depths, 2, grow=True).depths
+    # a frame leaves every FIFO empty, so where one frame runs through, one after another does too
     return depths
 
 
@@ -215,21 +217,6 @@ def with_depths(design: Design, depths: Mapping[str, int]) -> Design:
     return replace(design, streams=streams)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Predicted cycles: from the first input to the last output of a frame, and from one frame to the next."""
-
-    latency: int
-    interval: int
-
-
-def predict(design: Design) -> Timing:
-    """Predict cycles by running frames through the design."""
-    depths = {one.name: one.depth for one in design.fifos}
-    frames = FRAMES if _actions(design) * FRAMES <= MOST_ACTIONS else 1
-    ends = run(design, depths, frames, grow=False).ends
-    return Timing(ends[0], ends[-1] - ends[-2] if frames > 1 else design.interval)
-
-
-def _actions(design: Design) -> int:
+def actions(design: Design) -> int:
+    """Return the reads and writes of a frame."""
     return 2 * sum(one.tokens for one in design.streams.values())

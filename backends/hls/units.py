@@ -49,6 +49,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.lut + other.lut, self.ff + other.ff, self.dsp + other.dsp, self.bram18 + other.bram18)
 
+    def __mul__(self, count: float) -> Cost:
+        return Cost(self.lut * count, self.ff * count, self.dsp * count, self.bram18 * count)
+
 
 class Unit(Protocol):
     """One process. Ports are numbered inputs first, then outputs."""

@@ -10,11 +10,12 @@ from typing import ClassVar
 from qcc.backends.hls.cost_parts import memory_blocks
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Array
-from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors, streaming
+from qcc.backends.hls.unit_kinds import EvenUnit, StreamingUnit
+from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
 
 
 @dataclass(frozen=True)
-class DuplicateUnit:
+class DuplicateUnit(StreamingUnit):
     """Two copies of a stream."""
 
     template: ClassVar[str] = "duplicate"
@@ -22,21 +23,15 @@ class DuplicateUnit:
     count: int
     x: Element
 
-    def folds(self) -> list[Fold]:
-        """Return every width; the producer's is taken."""
-        return [Fold(p, p) for p in divisors(self.count)]
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return 1, 2
 
-    def cycles(self, fold: Fold) -> int:
-        """Return one cycle a token."""
-        return self.count // fold.pe
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for all sides."""
-        return (fold.pe,), (fold.pe, fold.pe)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over read, write, write."""
-        return streaming(self.count // fold.pe, 1, 2)
+    @property
+    def elements(self) -> int:
+        """Elements of a frame."""
+        return self.count
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate handshakes."""
@@ -138,7 +133,7 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class ReorderUnit:
+class ReorderUnit(EvenUnit):
     """A buffer of `size` elements that is filled by one walk and emptied by another, `frames` times."""
 
     template: ClassVar[str] = "reorder"
@@ -157,10 +152,6 @@ class ReorderUnit:
     def cycles(self, fold: Fold) -> int:
         """Return the cycles of filling and emptying, one after the other."""
         return self.frames * (self.write.count + self.read.count) // fold.pe
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for both sides."""
-        return (fold.pe,), (fold.pe,)
 
     def trace(self, fold: Fold) -> Iterator[Action]:
         """Iterate over all reads of a frame, then all writes."""
@@ -184,7 +175,7 @@ class ReorderUnit:
 
 
 @dataclass(frozen=True)
-class ConcatUnit:
+class ConcatUnit(EvenUnit):
     """`a` elements of one tensor, then `b` of another, `outer` times."""
 
     template: ClassVar[str] = "concat"
@@ -194,6 +185,11 @@ class ConcatUnit:
     b: int
     x: Element
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return 2, 1
+
     def folds(self) -> list[Fold]:
         """Return the widths that divide both parts."""
         return [Fold(p, p) for p in divisors(gcd(self.a, self.b))]
@@ -201,10 +197,6 @@ class ConcatUnit:
     def cycles(self, fold: Fold) -> int:
         """Return one cycle a token."""
         return self.outer * (self.a + self.b) // fold.pe
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for all sides."""
-        return (fold.pe, fold.pe), (fold.pe,)
 
     def trace(self, fold: Fold) -> Iterator[Action]:
         """Iterate as `concat` does."""
@@ -223,7 +215,7 @@ class ConcatUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class ConstantUnit:
+class ConstantUnit(StreamingUnit):
     """A tensor known beforehand: int64 values in the order of travel, given out again for every frame."""
 
     template: ClassVar[str] = "constant"
@@ -231,21 +223,15 @@ class ConstantUnit:
     values: Array
     x: Element
 
-    def folds(self) -> list[Fold]:
-        """Return every width."""
-        return [Fold(p, p) for p in divisors(len(self.values))]
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return 0, 1
 
-    def cycles(self, fold: Fold) -> int:
-        """Return one cycle a token."""
-        return len(self.values) // fold.pe
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one output."""
-        return (), (fold.pe,)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over the tokens."""
-        return streaming(len(self.values) // fold.pe, 0, 1)
+    @property
+    def elements(self) -> int:
+        """Elements of a frame."""
+        return len(self.values)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a ROM."""

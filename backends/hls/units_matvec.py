@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from qcc.backends.hls.codes import Codes, fold_words
 from qcc.backends.hls.cost_parts import dsp_of_product, lut_of_product, memory_blocks
 from qcc.backends.hls.elements import Element
-from qcc.backends.hls.steps import Array, Step, Steps
+from qcc.backends.hls.steps import Array
+from qcc.backends.hls.unit_kinds import Stepped
 from qcc.backends.hls.units import Action, Context, Cost, Fold, Unit, divisors
 
 WIDEST_WORD = 1024
@@ -34,7 +35,7 @@ def sum_range(weights: Array, bias: Array, x: Element) -> Element:
 
 
 @dataclass(frozen=True, eq=False)
-class MatvecUnit:
+class MatvecUnit(Stepped):
     """`steps(weights @ row + bias)` for every row. Weights int64 [N, K], columns in the order of travel; bias [N].
 
     With `streamed`, the words of weights arrive on a second input, each for `tile` rows.
@@ -47,7 +48,6 @@ class MatvecUnit:
     bias: Array
     x: Element
     codes: Codes
-    steps: Steps
     streamed: bool = False
 
     @property
@@ -61,18 +61,9 @@ class MatvecUnit:
         return self.weights.shape[1]
 
     @property
-    def result(self) -> Element:
-        """The range of the outputs."""
-        return self.steps.result
-
-    @property
     def out_channels(self) -> int:
         """Channels that its steps tell apart."""
         return self.n
-
-    def with_step(self, step: Step) -> MatvecUnit:
-        """Return the unit with one more step behind it."""
-        return replace(self, steps=self.steps.then(step))
 
     @property
     def tile(self) -> int:
@@ -134,7 +125,7 @@ class MatvecUnit:
         rows = memory_blocks((self.tile if self.streamed else 1) * self.k // fold.simd, fold.simd * a)
         body = Cost(300 + 1.1 * (product + tree) + rom[0] + rows[0], 2.0 * fold.pe * total, dsp, rom[1] + rows[1])
         steps = self.steps.cost()
-        return body + Cost(*(fold.pe * one for one in (steps.lut, steps.ff, steps.dsp, steps.bram18)))
+        return body + steps * fold.pe
 
     def depth(self, fold: Fold) -> int:
         """Return the number of words that hold the weights."""
@@ -159,7 +150,7 @@ class MatvecUnit:
             "rows": self.rows, "k": self.k, "n": self.n, "pe": fold.pe, "simd": fold.simd, "tile": self.tile,
             "lanes": self.codes.lanes(fold.pe * fold.simd), "codes": self.codes.ctype, "streamed": self.streamed,
             "words": None if self.streamed else self.words(fold).tolist(), "bias": self.bias,
-            "x": self.x.ctype, "sum": self.steps.first.ctype, "y": self.result.ctype, "steps": self.steps.lines(),
+            "x": self.x.ctype, **self.step_texts(),
         }  # fmt: skip
 
 
@@ -224,7 +215,7 @@ class LoadUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class MatmulUnit:
+class MatmulUnit(Stepped):
     """`batch` products [M, K] x [K, N] of two computed matrices; the right one is kept."""
 
     template: ClassVar[str] = "matmul"
@@ -235,21 +226,11 @@ class MatmulUnit:
     n: int
     left: Element
     right: Element
-    steps: Steps
-
-    @property
-    def result(self) -> Element:
-        """The range of the outputs."""
-        return self.steps.result
 
     @property
     def out_channels(self) -> int:
         """Channels that its steps tell apart."""
         return self.n
-
-    def with_step(self, step: Step) -> MatmulUnit:
-        """Return the unit with one more step behind it."""
-        return replace(self, steps=self.steps.then(step))
 
     def folds(self) -> list[Fold]:
         """Return foldings of the columns."""
@@ -283,14 +264,13 @@ class MatmulUnit:
         sums = memory_blocks(self.n // fold.pe, fold.pe * self.steps.first.bits)
         steps = self.steps.cost()
         body = Cost(200 + kept[0] + sums[0], 2.0 * fold.pe * self.steps.first.bits, dsp, kept[1] + sums[1])
-        return body + Cost(*(fold.pe * one for one in (steps.lut, steps.ff, steps.dsp, steps.bram18)))
+        return body + steps * fold.pe
 
     def context(self, fold: Fold) -> Context:
         """Return sizes and the text of the steps."""
         return {
             "batch": self.batch, "m": self.m, "k": self.k, "n": self.n, "pe": fold.pe,
-            "left": self.left.ctype, "right": self.right.ctype, "sum": self.steps.first.ctype,
-            "y": self.result.ctype, "steps": self.steps.lines(),
+            "left": self.left.ctype, "right": self.right.ctype, **self.step_texts(),
         }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class RescaleUnit:
         lut, blocks = memory_blocks(self.channels // fold.pe, fold.pe * 104 if self.rows > 1 else 1)
         wide, one = self._wide, self.steps.cost()
         lane = Cost(lut=3.5 * wide, ff=wide, dsp=dsp_of_product(self.biased.bits, 32)) + one
-        return Cost(60 + lut, 60, 0, blocks) + Cost(*(fold.pe * part for part in (lane.lut, lane.ff, lane.dsp, 0.0)))
+        return Cost(60 + lut, 60, 0, blocks) + lane * fold.pe
 
     @property
     def _wide(self) -> int:

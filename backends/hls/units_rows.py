@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from qcc.backends.hls.cost_parts import dsp_of_product, memory_blocks
 from qcc.backends.hls.elements import RAW, Element
-from qcc.backends.hls.steps import Array, Step, Steps, formula
-from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors, streaming
+from qcc.backends.hls.steps import Array, formula
+from qcc.backends.hls.unit_kinds import EvenUnit, Stepped, StreamingUnit
+from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
 
 LANES = 16
 """Elements that rows with divisions or many multiplications are at most worked on at once."""
 
+FLOATS = 16
+"""Raw floats that are read or written at once at most: 512 bits."""
+
 
 @dataclass(frozen=True, eq=False)
-class MapUnit:
+class MapUnit(StreamingUnit, Stepped):
     """Steps on every element; `channels` elements make a row."""
 
     template: ClassVar[str] = "map"
@@ -24,53 +28,35 @@ class MapUnit:
     rows: int
     channels: int
     x: Element
-    steps: Steps
 
     @property
-    def result(self) -> Element:
-        """The range of the outputs."""
-        return self.steps.result
+    def elements(self) -> int:
+        """Elements of a frame."""
+        return self.rows * self.channels
+
+    @property
+    def row(self) -> int:
+        """Elements that a width must divide."""
+        return self.channels
 
     @property
     def out_channels(self) -> int:
         """Channels that its steps tell apart."""
         return self.channels
 
-    def with_step(self, step: Step) -> MapUnit:
-        """Return the unit with one more step behind it."""
-        return replace(self, steps=self.steps.then(step))
-
-    def folds(self) -> list[Fold]:
-        """Return the widths that divide a row."""
-        return [Fold(p, p) for p in divisors(self.channels)]
-
-    def cycles(self, fold: Fold) -> int:
-        """Return one cycle a token."""
-        return self.rows * (self.channels // fold.pe)
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for both sides."""
-        return (fold.pe,), (fold.pe,)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over read, write."""
-        return streaming(self.cycles(fold), 1, 1)
-
     def cost(self, fold: Fold) -> Cost:
         """Estimate the steps of every lane."""
         one = self.steps.cost()
-        return Cost(30, 30) + Cost(*(fold.pe * part for part in (one.lut, one.ff, one.dsp, one.bram18)))
+        return Cost(30, 30) + one * fold.pe
 
     def context(self, fold: Fold) -> Context:
         """Return sizes and the text of the steps."""
-        return {
-            "rows": self.rows, "channels": self.channels, "p": fold.pe, "x": self.x.ctype,
-            "sum": self.steps.first.ctype, "y": self.result.ctype, "steps": self.steps.lines(),
-        }  # fmt: skip
+        sizes = {"rows": self.rows, "channels": self.channels, "p": fold.pe, "x": self.x.ctype}
+        return {**sizes, **self.step_texts()}
 
 
 @dataclass(frozen=True, eq=False)
-class JoinUnit:
+class JoinUnit(StreamingUnit, Stepped):
     """A function of two tensors of `count` elements, element by element, then steps."""
 
     template: ClassVar[str] = "join"
@@ -79,56 +65,64 @@ class JoinUnit:
     function: str
     left: Element
     right: Element
-    steps: Steps
 
     @property
-    def result(self) -> Element:
-        """The range of the outputs."""
-        return self.steps.result
+    def sides(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return 2, 1
+
+    @property
+    def elements(self) -> int:
+        """Elements of a frame."""
+        return self.count
 
     @property
     def out_channels(self) -> int:
         """All elements are alike to its steps."""
         return 1
 
-    def with_step(self, step: Step) -> JoinUnit:
-        """Return the unit with one more step behind it."""
-        return replace(self, steps=self.steps.then(step))
-
-    def folds(self) -> list[Fold]:
-        """Return the widths that divide a tensor."""
-        return [Fold(p, p) for p in divisors(self.count)]
-
-    def cycles(self, fold: Fold) -> int:
-        """Return one cycle a token."""
-        return self.count // fold.pe
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for all sides."""
-        return (fold.pe, fold.pe), (fold.pe,)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over read, read, write."""
-        return streaming(self.cycles(fold), 2, 1)
-
     def cost(self, fold: Fold) -> Cost:
         """Estimate an adder or multiplier and the steps of every lane."""
         bits, one = self.steps.first.bits, self.steps.cost()
         dsp = dsp_of_product(self.left.bits, self.right.bits) if self.function == "mul" else 0
         lane = Cost(lut=0 if dsp else bits, ff=bits, dsp=dsp) + one
-        return Cost(40, 40) + Cost(*(fold.pe * part for part in (lane.lut, lane.ff, lane.dsp, lane.bram18)))
+        return Cost(40, 40) + lane * fold.pe
 
     def context(self, fold: Fold) -> Context:
         """Return sizes and the text of function and steps."""
         return {
-            "count": self.count, "p": fold.pe, "left": self.left.ctype,
-            "right": self.right.ctype, "sum": self.steps.first.ctype, "y": self.result.ctype,
-            "formula": formula(self.function, "a", "b", self.steps.first), "steps": self.steps.lines(),
+            "count": self.count, "p": fold.pe, "left": self.left.ctype, "right": self.right.ctype,
+            "formula": formula(self.function, "a", "b", self.steps.first), **self.step_texts(),
         }  # fmt: skip
 
 
+class RowsUnit(EvenUnit):
+    """A unit that goes over every row three times: it reads it whole, works on it, and writes it."""
+
+    rows: int
+    channels: int
+
+    def folds(self) -> list[Fold]:
+        """Return the widths that divide a row."""
+        return [Fold(p, p) for p in divisors(self.channels, LANES)]
+
+    def cycles(self, fold: Fold) -> int:
+        """Return the cycles of three passes over every row."""
+        return self.rows * 3 * (self.channels // fold.pe)
+
+    def trace(self, fold: Fold) -> Iterator[Action]:
+        """Iterate over reading a row, a pass without tokens, and writing it."""
+        inputs, tokens = self.sides[0], self.channels // fold.pe
+        for _ in range(self.rows):
+            for _ in range(tokens):
+                for port in range(inputs):
+                    yield Action(0 if port else 1, port, False)
+            for index in range(tokens):
+                yield Action(tokens + 1 if index == 0 else 1, inputs, True)
+
+
 @dataclass(frozen=True, eq=False)
-class SoftmaxUnit:
+class SoftmaxUnit(RowsUnit):
     """Integer softmax of rows; `table` int64 holds the exponential, `unit` is the code of 1."""
 
     template: ClassVar[str] = "softmax"
@@ -141,25 +135,14 @@ class SoftmaxUnit:
     masked: bool
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return (2 if self.masked else 1), 1
+
+    @property
     def result(self) -> Element:
         """The range of the outputs."""
         return Element(0, self.unit)
-
-    def folds(self) -> list[Fold]:
-        """Return the widths that divide a row."""
-        return [Fold(p, p) for p in divisors(self.channels, LANES)]
-
-    def cycles(self, fold: Fold) -> int:
-        """Return the cycles of three passes over every row."""
-        return self.rows * 3 * (self.channels // fold.pe)
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for all sides."""
-        return ((fold.pe, fold.pe) if self.masked else (fold.pe,)), (fold.pe,)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over reading a row, a pass without tokens, and writing it."""
-        return passes(self.rows, self.channels // fold.pe, 2 if self.masked else 1, 1)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate tables, rows and a divider of 64 bits a lane."""
@@ -172,7 +155,7 @@ class SoftmaxUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class NormUnit:
+class NormUnit(RowsUnit):
     """Integer normalisation of rows, then steps on numbers with 24 fraction bits."""
 
     template: ClassVar[str] = "norm"
@@ -193,22 +176,6 @@ class NormUnit:
         """The range of the outputs."""
         return Element(self.low, self.high)
 
-    def folds(self) -> list[Fold]:
-        """Return the widths that divide a row."""
-        return [Fold(p, p) for p in divisors(self.channels, LANES)]
-
-    def cycles(self, fold: Fold) -> int:
-        """Return the cycles of three passes over every row."""
-        return self.rows * 3 * (self.channels // fold.pe)
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for both sides."""
-        return (fold.pe,), (fold.pe,)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over reading a row, a pass without tokens, and writing it."""
-        return passes(self.rows, self.channels // fold.pe, 1, 1)
-
     def cost(self, fold: Fold) -> Cost:
         """Estimate squares, products of 64 bits, one root and one division."""
         lut, blocks = memory_blocks(self.channels // fold.pe, fold.pe * self.x.bits)
@@ -220,7 +187,7 @@ class NormUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizeUnit:
+class QuantizeUnit(StreamingUnit):
     """Codes of raw float32, by the least float32 of every code; `keys` are those in the order of `qcc::quantize`."""
 
     template: ClassVar[str] = "quantize"
@@ -230,22 +197,12 @@ class QuantizeUnit:
     low: int
     nan_code: int
     result: Element
+    widest: ClassVar[int] = FLOATS
 
-    def folds(self) -> list[Fold]:
-        """Return widths up to 16 floats, 512 bits."""
-        return [Fold(p, p) for p in divisors(self.count, 16)]
-
-    def cycles(self, fold: Fold) -> int:
-        """Return one cycle a token."""
-        return self.count // fold.pe
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for both sides."""
-        return (fold.pe,), (fold.pe,)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over read, write."""
-        return streaming(self.count // fold.pe, 1, 1)
+    @property
+    def elements(self) -> int:
+        """Elements of a frame."""
+        return self.count
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a comparator and a share of the thresholds for every bit of a code."""
@@ -259,7 +216,7 @@ class QuantizeUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class DequantizeUnit:
+class DequantizeUnit(StreamingUnit):
     """The float32 that codes stand for, as bits from a table."""
 
     template: ClassVar[str] = "dequantize"
@@ -268,22 +225,12 @@ class DequantizeUnit:
     x: Element
     low: int
     table: Array
+    widest: ClassVar[int] = FLOATS
 
-    def folds(self) -> list[Fold]:
-        """Return widths up to 16 floats, 512 bits."""
-        return [Fold(p, p) for p in divisors(self.count, 16)]
-
-    def cycles(self, fold: Fold) -> int:
-        """Return one cycle a token."""
-        return self.count // fold.pe
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return one width for both sides."""
-        return (fold.pe,), (fold.pe,)
-
-    def trace(self, fold: Fold) -> Iterator[Action]:
-        """Iterate over read, write."""
-        return streaming(self.count // fold.pe, 1, 1)
+    @property
+    def elements(self) -> int:
+        """Elements of a frame."""
+        return self.count
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a ROM."""
@@ -293,13 +240,3 @@ class DequantizeUnit:
     def context(self, fold: Fold) -> Context:
         """Return the table."""
         return {"u": self, "p": fold.pe, "tokens": self.count // fold.pe, "x": self.x.ctype}
-
-
-def passes(rows: int, tokens: int, inputs: int, hidden: int) -> Iterator[Action]:
-    """Iterate over rows that are read whole, worked on for `hidden` passes, and written."""
-    for _ in range(rows):
-        for _ in range(tokens):
-            for port in range(inputs):
-                yield Action(0 if port else 1, port, False)
-        for index in range(tokens):
-            yield Action(hidden * tokens + 1 if index == 0 else 1, inputs, True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from qcc.backends.hls.codes import Codes, choose_codes
 from qcc.backends.hls.cost_parts import dsp_of_product, lut_of_product, memory_blocks
 from qcc.backends.hls.elements import Element
-from qcc.backends.hls.steps import Array, Step, Steps
+from qcc.backends.hls.steps import Array
+from qcc.backends.hls.unit_kinds import EvenUnit, Stepped
 from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
 
 
@@ -36,7 +37,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class WindowUnit:
+class WindowUnit(EvenUnit):
     """All windows of `frames` images [H, W, C] in the order (row, column, channel); `pad` fills what lies outside."""
 
     template: ClassVar[str] = "window"
@@ -57,10 +58,6 @@ class WindowUnit:
         read = self.height.size * self.width.size
         written = self.height.result * self.width.result * self.height.window * self.width.window
         return self.frames * (read + written) * (self.channels // fold.pe)
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the same width for both sides."""
-        return (fold.pe,), (fold.pe,)
 
     def trace(self, fold: Fold) -> Iterator[Action]:
         """Iterate as the loops of `window`: lines that the next row of windows needs, then these windows."""
@@ -89,7 +86,7 @@ class WindowUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class ReduceUnit:
+class ReduceUnit(EvenUnit, Stepped):
     """Sum or maximum over `count` rows of `channels` elements, `rows` times, then steps."""
 
     template: ClassVar[str] = "reduce"
@@ -99,21 +96,11 @@ class ReduceUnit:
     channels: int
     function: str
     x: Element
-    steps: Steps
-
-    @property
-    def result(self) -> Element:
-        """The range of the outputs."""
-        return self.steps.result
 
     @property
     def out_channels(self) -> int:
         """Channels that its steps tell apart."""
         return self.channels
-
-    def with_step(self, step: Step) -> ReduceUnit:
-        """Return the unit with one more step behind it."""
-        return replace(self, steps=self.steps.then(step))
 
     def folds(self) -> list[Fold]:
         """Return the widths that divide the channels."""
@@ -122,10 +109,6 @@ class ReduceUnit:
     def cycles(self, fold: Fold) -> int:
         """Return one cycle a token of input."""
         return self.rows * self.count * (self.channels // fold.pe)
-
-    def widths(self, fold: Fold) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the same width for both sides."""
-        return (fold.pe,), (fold.pe,)
 
     def trace(self, fold: Fold) -> Iterator[Action]:
         """Iterate as the loops of `reduce`."""
@@ -137,18 +120,17 @@ class ReduceUnit:
         lut, blocks = memory_blocks(self.channels // fold.pe, fold.pe * bits)
         steps = self.steps.cost()
         body = Cost(60 + fold.pe * bits + lut, fold.pe * bits, 0, blocks)
-        return body + Cost(*(fold.pe * one for one in (steps.lut, steps.ff, steps.dsp, steps.bram18)))
+        return body + steps * fold.pe
 
     def context(self, fold: Fold) -> Context:
         """Return sizes and the text of the steps."""
         return {
-            "u": self, "p": fold.pe, "x": self.x.ctype, "sum": self.steps.first.ctype, "y": self.result.ctype,
-            "steps": self.steps.lines(),
+            "u": self, "p": fold.pe, "x": self.x.ctype, **self.step_texts(),
         }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class DepthwiseUnit:
+class DepthwiseUnit(Stepped):
     """A convolution of each channel by itself: weights int64 [window, channels, multiple], bias [outputs]."""
 
     template: ClassVar[str] = "depthwise"
@@ -157,7 +139,6 @@ class DepthwiseUnit:
     weights: Array
     bias: Array
     x: Element
-    steps: Steps
 
     @property
     def channels(self) -> int:
@@ -175,18 +156,9 @@ class DepthwiseUnit:
         return choose_codes(self.weights)
 
     @property
-    def result(self) -> Element:
-        """The range of the outputs."""
-        return self.steps.result
-
-    @property
     def out_channels(self) -> int:
         """Channels that its steps tell apart."""
         return self.channels * self.multiple
-
-    def with_step(self, step: Step) -> DepthwiseUnit:
-        """Return the unit with one more step behind it."""
-        return replace(self, steps=self.steps.then(step))
 
     def folds(self) -> list[Fold]:
         """Return the widths that divide the channels."""
@@ -214,7 +186,7 @@ class DepthwiseUnit:
         sums = memory_blocks(self.channels // fold.pe, lanes * self.steps.first.bits)
         steps = self.steps.cost()
         body = Cost(200 + 1.1 * product + rom[0] + sums[0], 2.0 * lanes * self.steps.first.bits, dsp, rom[1] + sums[1])
-        return body + Cost(*(lanes * one for one in (steps.lut, steps.ff, steps.dsp, steps.bram18)))
+        return body + steps * lanes
 
     def context(self, fold: Fold) -> Context:
         """Return sizes, words and the text of the steps."""
@@ -222,7 +194,7 @@ class DepthwiseUnit:
         return {
             "u": self, "p": fold.pe, "lanes": self.codes.lanes(lanes), "codes": self.codes.ctype, "bias": self.bias,
             "words": self.codes.pack(self.weights.reshape(-1, lanes)).tolist(), "window": self.weights.shape[0],
-            "x": self.x.ctype, "sum": self.steps.first.ctype, "y": self.result.ctype, "steps": self.steps.lines(),
+            "x": self.x.ctype, **self.step_texts(),
         }  # fmt: skip
 
 

@@ -114,7 +114,7 @@ class TritonProgram:
                 for name, argument in zip(self._program.input_names, self._program.body.block.args, strict=True)
             }
             results = self._block(self._program.body.block, values, frame)
-            self._state = {**self._state, **frame.next_state}
+            self._state = {**self._state, **(frame.next_state or {})}
         return {name: _tensor(one).to(home) for name, one in zip(self._program.output_names, results, strict=True)}
 
     def _checked(self, inputs: Mapping[str, Tensor]) -> dict[str, int]:

@@ -47,8 +47,8 @@ def solve(weight: Tensor, qtype: QType, hessian: Tensor | None, where: str = "")
         ShapeError: weights or Hessian that are not finite; see also `quantize`.
     """
     rest, sides = split_sides(weight, qtype.sides, where) if qtype.sides else (weight, ())
-    whole = conditioned(torch.eye(weight.shape[1]) if hessian is None else hessian, where)
-    feedback = Feedback.of(whole)
+    sums = torch.eye(weight.shape[1]) if hessian is None else hessian
+    whole, feedback = conditioned(sums, where), Feedback.of(sums, where)
     best = _rounded(rest, qtype, compute_qparams(rest, qtype, where), whole, feedback)
     if (searched := searched_type(qtype)) is not None:
         other = _rounded(rest, qtype, searched_parameters(rest, qtype, searched, where), whole, feedback)

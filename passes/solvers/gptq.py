@@ -36,12 +36,12 @@ class Feedback:
     factor: Tensor
 
     @staticmethod
-    def of(hessian: Tensor, *, act_order: bool = True) -> Feedback:
-        """Make it from a conditioned Hessian `[K, K]`."""
+    def of(hessian: Tensor, where: str = "", *, act_order: bool = True) -> Feedback:
+        """Make it from a Hessian `[K, K]`, which need not be conditioned."""
         order = torch.arange(len(hessian))
         if act_order:
             order = hessian.diag().argsort(descending=True, stable=True)
-        return Feedback(order, inverse_factor(hessian[order][:, order]))
+        return Feedback(order, inverse_factor(lambda: conditioned(hessian, where, order)))
 
 
 def solve(weight: Tensor, qtype: QType, hessian: Tensor | None, where: str = "") -> QuantizedTensor:
@@ -57,7 +57,7 @@ def gptq(weight: Tensor, qtype: QType, hessian: Tensor, where: str = "", *, act_
     """
     rest, sides = split_sides(weight, qtype.sides, where) if qtype.sides else (weight, ())
     parameters = compute_qparams(rest, qtype, where)
-    feedback = Feedback.of(conditioned(hessian, where), act_order=act_order)
+    feedback = Feedback.of(hessian, where, act_order=act_order)
     codes = round_with_feedback(rest, qtype, parameters, feedback)
     return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters, sides)
 
@@ -74,8 +74,8 @@ def gptq_around(
         ShapeError: see `gptq`.
     """
     parameters = compute_qparams(weight.masked_fill(apart, 0), qtype, where)
-    moved = weight.clone()
-    codes = round_with_feedback(weight, qtype, parameters, Feedback.of(conditioned(hessian, where)), (apart, moved))
+    moved, feedback = weight.clone(), Feedback.of(hessian, where)
+    codes = round_with_feedback(weight, qtype, parameters, feedback, (apart, moved))
     return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters), moved
 
 
@@ -94,7 +94,10 @@ def round_with_feedback(
     rows, columns = weight.shape
     coder, real = ColumnCoder(qtype, parameters, (rows, columns)), working_dtype(weight)
     codes = torch.empty((columns, rows), dtype=code_dtype(qtype.decode))
-    rest = weight.double().T[feedback.order].contiguous()  # one column is one row in memory
+    rest = torch.empty((columns, rows), dtype=torch.float64)  # one column is one row in memory
+    for start in range(0, columns, _BLOCK):
+        part = feedback.order[start : start + _BLOCK]
+        rest[start : start + _BLOCK] = weight[:, part].T
     places = feedback.order.tolist()
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
@@ -112,5 +115,5 @@ def round_with_feedback(
                 value = torch.where(kept, column, value)
             errors[index] = (column - value) / factor[index, index]
             block[index + 1 :] -= factor[index, index + 1 :, None] * errors[index]
-        rest[stop:] -= feedback.factor[start:stop, stop:].T @ errors
+        rest[stop:].addmm_(feedback.factor[start:stop, stop:].T, errors, alpha=-1)
     return codes.T.contiguous()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,43 +14,55 @@ DAMPING = 0.01
 """Share of the mean of the diagonal that is added to it (GPTQ, arXiv 2210.17323, takes 1 %)."""
 
 _TRIES = 6
+_ROWS = 1024
+"""Rows of a matrix that are computed at once: temporaries stay small beside it."""
 
 
-def conditioned(hessian: Tensor, where: str = "") -> Tensor:
+def conditioned(hessian: Tensor, where: str = "", order: Tensor | None = None) -> Tensor:
     """Return a Hessian symmetric, divided by the mean of its diagonal; of no input at all the identity.
+
+    `order` puts rows and columns in another order. Memory: the result, float64.
 
     Raises:
         ShapeError: values that are not finite.
     """
-    if not bool(torch.isfinite(hessian).all()):
+    if len(hessian) and not all(map(math.isfinite, torch.aminmax(hessian))):
         what = "its inputs on the calibration samples are not finite, or too large to multiply"
         raise ShapeError("a Hessian cannot be used", [Problem(where, what, "look at the samples")])
     mean = hessian.diag().double().mean() if len(hessian) else hessian.sum()
     if not bool(mean > 0):
         return torch.eye(len(hessian), dtype=torch.float64)
-    wide = hessian.double()
-    return (wide + wide.T).mul_(0.5 / mean)
+    wide = torch.empty(hessian.shape, dtype=torch.float64)
+    for start in range(0, len(hessian), _ROWS):
+        part = slice(start, start + _ROWS)
+        rows, columns = hessian[part], hessian.T[part]
+        if order is not None:
+            rows, columns = hessian[order[part]][:, order], hessian.T[order[part]][:, order]
+        torch.add(rows.double(), columns.double(), out=wide[part])
+    return wide.mul_(0.5 / mean)
 
 
-def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
+def inverse_factor(make: Callable[[], Tensor], damping: float = DAMPING) -> Tensor:
     """Return the upper triangular U with UᵀU = (H + damping·I)⁻¹, float64, for a conditioned H.
 
-    Of an H that rounding left indefinite the damping is raised until it can be factored.
+    `make` gives H in memory that is overwritten. Of an H that rounding left indefinite the damping is raised until it
+    can be factored. Memory: one matrix of the size of H, besides H.
 
     Raises:
         ShapeError: an H that is far from positive semidefinite.
     """
     for _ in range(_TRIES):
-        damped = hessian.clone()
-        damped.diagonal().add_(damping)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        del damped  # of wide layers each of these is half a gigabyte
+        matrix = make()
+        matrix.diagonal().add_(damping)
+        failed = torch.empty((), dtype=torch.int32)
+        # of wide layers each matrix is half a gigabyte: every step takes the place of the one before
+        torch.linalg.cholesky_ex(matrix, out=(matrix, failed))
         if not int(failed):
-            inverse = torch.cholesky_inverse(lower)
-            del lower
-            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            torch.cholesky_inverse(matrix, out=matrix)
+            torch.linalg.cholesky_ex(matrix, upper=True, out=(matrix, failed))
             if not int(failed):
-                return upper
+                return matrix
+        del matrix
         damping *= 10
     raise ShapeError("a Hessian is not positive semidefinite: it is no sum of squares")
 

@@ -38,7 +38,7 @@ def chosen_outliers(weight: Tensor, qtype: QType, side: Sparse, hessian: Tensor 
     require_finite(weight, "values", where)
     if hessian is None:
         return _largest(weight.abs(), side)
-    factor = inverse_factor(conditioned(hessian, where))
+    factor = inverse_factor(lambda: conditioned(hessian, where))
     columns = 1 / factor.square().sum(0)  # 1 / [H⁻¹]_jj
     apart = torch.zeros_like(weight, dtype=torch.bool)
     for turn in range(ROUNDS):

@@ -81,7 +81,9 @@ class SampleWalk:
         weights = (op for op in module.walk() if isinstance(op, WeightOp))
         self._readers = Counter(op.key.data for op in weights)
         self._replaced: dict[str, int] = {}
-        self._calls: list[Steps] = [self._interpreter.steps(samples[index]) for index in range(len(samples))]
+        self._calls: list[Steps] = [
+            self._interpreter.steps(samples[index], keep_state=False) for index in range(len(samples))
+        ]
 
     def advance(self, value: SSAValue, see: Callable[[Tensor], None]) -> None:
         """Go on to where a value is computed and show it, once a sample; values are asked for in program order.

@@ -14,6 +14,10 @@ _SAFE_EXPONENT = 40
 """Magnitudes from 2^-40 to 2^40 are multiplied in float32 as they are: their squares neither overflow nor vanish."""
 
 
+_ROWS = 1024
+"""Rows of a matrix of products that are computed at once: temporaries stay small beside the matrix."""
+
+
 def rows_of(value: Tensor) -> Tensor:
     """Return a value `[..., K]` as rows `[R, K]` of float32 or float64."""
     rows = value.detach().reshape(-1, value.shape[-1])
@@ -96,6 +100,13 @@ class Hessian:
         self.not_finite = 0
         self.matrix = torch.zeros(channels, channels, dtype=torch.float64)
 
+    def joined(self, other: Hessian) -> Hessian:
+        """Return the sum over the rows of both."""
+        found = Hessian(self.channels)
+        found.count, found.not_finite = self.count + other.count, self.not_finite + other.not_finite
+        torch.add(self.matrix, other.matrix, out=found.matrix)
+        return found
+
     def add(self, value: Tensor) -> None:
         """Add the rows of a value `[..., K]`; rows that are not finite throughout are counted and left out."""
         rows = rows_of(value)
@@ -110,4 +121,6 @@ class Hessian:
         exponent = math.frexp(peak)[1]
         shift = 0 if abs(exponent) <= _SAFE_EXPONENT else -exponent
         scaled = torch.ldexp(rows, torch.tensor(shift)) if shift else rows
-        self.matrix += (scaled.T @ scaled).double() * 4.0**-shift
+        for start in range(0, self.channels, _ROWS):
+            part = slice(start, start + _ROWS)
+            self.matrix[part].add_(scaled[:, part].T @ scaled, alpha=4.0**-shift)

@@ -14,8 +14,9 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qcc.errors import CheckpointError, Problem, UnsupportedOp
 from qcc.ir.kernel import contracts_of, origin_of, uses_of
+from qcc.ir.on_disk import Weight
 from qcc.ir.program import WeightOp
-from qcc.ir.store import Weight, WeightStore
+from qcc.ir.store import WeightStore
 from qcc.ir.transform import AddLowrankOp, AddSparseOp, ExpandKOp, PermuteOp, RotateOp, ScaleAxisOp, SliceBitsOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType

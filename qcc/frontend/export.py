@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -19,11 +20,13 @@ from qcc.frontend.builder import Builder
 from qcc.frontend.decompose import decompose_unknown
 from qcc.frontend.importer import Importer, exported_type
 from qcc.frontend.inline import flatten
+from qcc.frontend.mapped import MappedFiles
 from qcc.frontend.refusal import Refusal
 from qcc.frontend.signature import Leaf
 from qcc.frontend.symbols import Symbols
 from qcc.frontend.weights import collect
 from qcc.ir.dims import Dim
+from qcc.ir.on_disk import OnDisk
 from qcc.ir.program import ProgramOp, ReturnOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
@@ -46,12 +49,13 @@ class Imported:
     out_spec: str
 
 
-def import_program(program: torch.export.ExportedProgram, name: str = "main") -> Imported:
+def import_program(program: torch.export.ExportedProgram, name: str = "main", folder: Path | None = None) -> Imported:
     """Import an exported program, of training or of decomposed operators.
 
     Args:
         program: what `torch.export.export` or `run_decompositions` gave; it is not changed.
         name: symbol of the program in the module.
+        folder: what the model was loaded from; weights that are still mapped from its files stay there.
 
     Raises:
         UnsupportedOp: listing every operation that cannot be taken, with its place in the user's model.
@@ -64,7 +68,8 @@ def import_program(program: torch.export.ExportedProgram, name: str = "main") ->
     becoming, written_inputs = signature.mutations(program)
     tensors = list(signature.stored_tensors(program))
     read = {str(node.target) for node in placeholders if node.users}
-    weights = collect(tensors, frozenset(read | {one.placeholder for one in tensors if one.name in becoming}))
+    find = _nowhere if folder is None else MappedFiles(folder).find
+    weights = collect(tensors, frozenset(read | {one.placeholder for one in tensors if one.name in becoming}), find)
     leaves = signature.input_leaves(program)
 
     draft = ProgramOp(name, _inputs(placeholders, leaves, symbols))
@@ -85,6 +90,10 @@ def import_program(program: torch.export.ExportedProgram, name: str = "main") ->
     module = _close(draft, outputs, values, symbols)
     structures = [signature.structure(one) for one in (program.call_spec.in_spec, program.call_spec.out_spec)]
     return Imported(module, weights.store, leaves, outputs, *structures)
+
+
+def _nowhere(tensor: torch.Tensor) -> OnDisk | None:
+    return None
 
 
 def _foreign(program: torch.export.ExportedProgram, written: Sequence[str]) -> list[Problem]:

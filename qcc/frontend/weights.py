@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from qcc.errors import CheckpointError, Problem, ShapeError
 from qcc.frontend.signature import Stored
+from qcc.ir.on_disk import OnDisk
 from qcc.ir.store import WeightStore
 from qcc.numerics.torch_dtypes import SCALAR_NAMES
 
@@ -26,8 +27,12 @@ class Weights:
     memory: dict[str, int]
 
 
-def collect(stored: Iterable[Stored], used: frozenset[str]) -> Weights:
+def collect(
+    stored: Iterable[Stored], used: frozenset[str], find: Callable[[torch.Tensor], OnDisk | None] = lambda _: None
+) -> Weights:
     """Put the tensors that the graph reads into a store; one key for what lies at one place in memory.
+
+    `find` says where in a file a tensor lies; what it finds is mapped from there whenever it is read.
 
     Raises:
         CheckpointError: listing every tensor that has no values, is no dense tensor, or is not finite.
@@ -48,12 +53,12 @@ def collect(stored: Iterable[Stored], used: frozenset[str]) -> Weights:
         if tensor.numel() == 0:
             empty.append(Problem(one.name, f"has the shape {list(tensor.shape)}", "remove the layer that owns it"))
             continue
-        problems.extend(_not_finite(one, tensor))
         place = _place(tensor)
         if place not in places:
             places[place] = one.name
-            store[one.name] = tensor.detach().cpu().contiguous()
+            store[one.name] = find(tensor) or tensor.detach().cpu().contiguous()
             memory[one.name] = tensor.untyped_storage().data_ptr()
+        problems.extend(_not_finite(one, store.tensor(places[place])))
         keys[one.placeholder] = places[place]
     if problems:
         raise CheckpointError("the weights cannot be compiled", problems)

@@ -11,10 +11,11 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from qcc.errors import CheckpointError, Problem, QccError, ShapeError, UnsupportedOp
 from qcc.interpreter.table import MEANING, TAKES_QUANTIZED
-from qcc.interpreter.values import Frame, Weights, convert_weight, dtype_of, fail
+from qcc.interpreter.values import Frame, HeldWeights, Weights, convert_weight, dtype_of, entry_of, fail
 from qcc.ir.base import location_of
 from qcc.ir.binding import bind_symbols
 from qcc.ir.kernel import KernelOp, YieldOp
+from qcc.ir.on_disk import OnDisk, Weight
 from qcc.ir.program import ProgramOp, ReturnOp, StateOp, WeightOp, program_of
 from qcc.ir.types import type_of
 from qcc.numerics.tensor import QuantizedTensor
@@ -49,13 +50,14 @@ class Interpreter:
         self._dtype = dtype
         self._store = store
         _check_operations(self._program)
-        self._weights = dict(_read(self._program, store, dtype, WeightOp))
+        self._weights = HeldWeights(dict(_read(self._program, store, dtype, WeightOp)), dtype)
         self.state: dict[str, torch.Tensor | QuantizedTensor] = {}
         self.reset()
 
     def reset(self) -> None:
         """Give every mutable buffer its first value again."""
-        self.state = dict(_read(self._program, self._store, self._dtype, StateOp))
+        found = HeldWeights(dict(_read(self._program, self._store, self._dtype, StateOp)), self._dtype)
+        self.state = {key: found[key] for key in found}
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Execute one call; see `run_with`."""
@@ -74,23 +76,25 @@ class Interpreter:
             del results  # memory of large models: nothing outlives its last use
 
     @torch.no_grad()
-    def steps(self, inputs: Mapping[str, torch.Tensor]) -> Steps:
+    def steps(self, inputs: Mapping[str, torch.Tensor], *, keep_state: bool = True) -> Steps:
         """Execute one call step by step: input name -> tensor gives, in the end, output name -> tensor.
 
-        Yields every operation with its results once it is done, and holds no value that is not read any more.
+        Yields every operation with its results once it is done, a weight right before what first reads it; holds no
+        value that is not read any more. Without `keep_state`, what buffers become is forgotten.
 
         Raises:
             ShapeError: inputs are missing, unknown, or of a wrong shape or dtype (all are listed), or an
                 operation cannot be computed (it says where it comes from).
         """
         program = self._program
-        frame = Frame(self._bind(inputs), self._dtype, self._weights, self.state)
+        frame = Frame(self._bind(inputs), self._dtype, self._weights, self.state, {} if keep_state else None)
         values: dict[SSAValue, torch.Tensor] = {
             argument: inputs[name].to(frame.torch_dtype(type_of(argument)))
             for name, argument in zip(program.input_names, program.body.block.args, strict=True)
         }
         outputs = yield from _execute(program.body.block, values, frame)
-        self.state = {**self.state, **frame.next_state}
+        if frame.next_state is not None:
+            self.state = {**self.state, **frame.next_state}
         return dict(zip(program.output_names, outputs, strict=True))
 
     def replace_weight(self, key: str, weight: torch.Tensor | QuantizedTensor) -> None:
@@ -129,7 +133,7 @@ def _check_operations(program: ProgramOp) -> None:
 
 def _read(
     program: ProgramOp, store: Weights, dtype: str | None, kind: type[WeightOp] | type[StateOp]
-) -> Iterator[tuple[str, torch.Tensor | QuantizedTensor]]:
+) -> Iterator[tuple[str, Weight | OnDisk]]:
     problems: list[Problem] = []
     for op in program.body.walk():
         if not isinstance(op, kind):
@@ -139,7 +143,7 @@ def _read(
             problems.append(Problem(location_of(op) or op.name, f"the weight store has no '{key}'"))
             continue
         try:
-            yield key, convert_weight(key, type_of(op.result), store[key], dtype)
+            yield key, convert_weight(key, type_of(op.result), entry_of(store, key), dtype)
         except CheckpointError as error:
             problems.append(Problem(location_of(op) or op.name, error.message))
     if problems:
@@ -150,6 +154,12 @@ def _execute(block: Block, values: dict[SSAValue, torch.Tensor], frame: Frame) -
     """Execute a block on the values of its arguments and return what its last operation ends it with."""
     remaining = Counter(operand for op in block.ops for operand in op.operands)
     for op in block.ops:
+        if isinstance(op, WeightOp):
+            continue  # read when the first operation needs it
+        for weight in dict.fromkeys(one.owner for one in op.operands if one not in values):
+            if isinstance(weight, WeightOp):
+                (values[weight.result],) = yield from _evaluate(weight, [], frame)
+                yield weight, (values[weight.result],)
         operands = [values[operand] for operand in op.operands]
         if isinstance(op, ReturnOp | YieldOp):
             return operands

@@ -23,7 +23,8 @@ def _state(op: ir.StateOp, args: list[torch.Tensor], frame: Frame) -> torch.Tens
 
 
 def _update_state(op: ir.UpdateStateOp, args: list[torch.Tensor], frame: Frame) -> tuple[()]:
-    frame.next_state[op.key.data] = args[0]
+    if frame.next_state is not None:
+        frame.next_state[op.key.data] = args[0]
     return ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qcc.interpreter.caching import TABLE as CACHING
 from qcc.interpreter.elementwise import TABLE as ELEMENTWISE
 from qcc.interpreter.integer import TABLE as INTEGER
 from qcc.interpreter.nn import TABLE as NN
@@ -17,7 +18,7 @@ from qcc.ir.quant import ContractOp, DequantizeOp
 from qcc.ir.storage import CacheOp, PackOp
 from qcc.ir.transform import PermuteOp, SliceBitsOp
 
-MEANING: dict[type, Evaluate] = {**STRUCTURE, **ELEMENTWISE, **SHAPE, **NN, **QUANT, **INTEGER, **TRANSFORM}
+MEANING: dict[type, Evaluate] = {**STRUCTURE, **ELEMENTWISE, **SHAPE, **NN, **QUANT, **INTEGER, **TRANSFORM, **CACHING}
 """Operation class -> evaluation; `qcc.program`, `qcc.kernel` and what ends them are the interpreter's own."""
 
 TAKES_QUANTIZED: frozenset[type] = frozenset(

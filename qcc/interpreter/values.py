@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from xdsl.ir import Operation
@@ -12,6 +12,7 @@ from xdsl.ir import Operation
 from qcc.errors import CheckpointError, ShapeError
 from qcc.ir.base import location_of
 from qcc.ir.dims import Dim
+from qcc.ir.on_disk import OnDisk, Weight
 from qcc.ir.types import FLOATS, TensorType
 from qcc.numerics.tensor import QuantizedTensor
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
@@ -27,13 +28,13 @@ class Weights(Protocol):
 
 @dataclass
 class Frame:
-    """One call of a program: symbol values, the dtype rule, weights, and the state before and after."""
+    """One call of a program: symbol values, the dtype rule, weights, the state before and, where kept, after."""
 
     symbols: Mapping[str, int]
     dtype: str | None
     weights: Weights
     state: Mapping[str, torch.Tensor | QuantizedTensor]
-    next_state: dict[str, torch.Tensor | QuantizedTensor] = field(default_factory=lambda: {})
+    next_state: dict[str, torch.Tensor | QuantizedTensor] | None = field(default_factory=lambda: {})
 
     def torch_dtype(self, kind: TensorType) -> torch.dtype:
         """Return the dtype that values of a plain type are held in (floats become `dtype` if one is asked for)."""
@@ -67,10 +68,22 @@ def fail(op: Operation, what: str, fix: str = "") -> ShapeError:
     return ShapeError(f"{op.name} at {location_of(op) or 'an unknown place'}: {what}", fix=fix)
 
 
-def convert_weight(
-    key: str, kind: TensorType, weight: torch.Tensor | QuantizedTensor, override: str | None
-) -> torch.Tensor | QuantizedTensor:
-    """Return a weight in the dtype it is computed with.
+@runtime_checkable
+class HasEntries(Protocol):
+    """A store that can say where a weight is without reading it."""
+
+    def entry(self, key: str, /) -> Weight | OnDisk:
+        """Return a weight, or where it is."""
+        ...
+
+
+def entry_of(store: Weights, key: str) -> Weight | OnDisk:
+    """Return a weight, or where it is in a file if the store knows that."""
+    return store.entry(key) if isinstance(store, HasEntries) else store[key]
+
+
+def convert_weight(key: str, kind: TensorType, weight: Weight | OnDisk, override: str | None) -> Weight | OnDisk:
+    """Return a weight in the dtype it is computed with; what is in a file is checked and stays there.
 
     Raises:
         CheckpointError: if its shape or element type is not the one the program declares.
@@ -78,11 +91,41 @@ def convert_weight(
     shape = kind.static_shape
     if shape != tuple(weight.shape):
         raise CheckpointError(f"weight '{key}' has shape {list(weight.shape)}, the program declares {kind}")
-    if kind.qtype is not None or not isinstance(weight, torch.Tensor):
-        found = "plain" if isinstance(weight, torch.Tensor) else f"'{weight.qtype}'"
-        if kind.qtype is None or isinstance(weight, torch.Tensor) or weight.qtype != kind.qtype:
-            raise CheckpointError(f"weight '{key}' is {found}, the program declares {kind}")
+    qtype = None if isinstance(weight, torch.Tensor) else weight.qtype
+    if kind.qtype != qtype:
+        found = "plain" if qtype is None else f"'{qtype}'"
+        raise CheckpointError(f"weight '{key}' is {found}, the program declares {kind}")
+    if isinstance(weight, QuantizedTensor) or qtype is not None:
         return weight
     if weight.dtype not in (TORCH_DTYPES[kind.scalar], dtype_of(kind.scalar, override)):
         raise CheckpointError(f"weight '{key}' is {weight.dtype}, the program declares {kind}")
-    return weight.to(dtype_of(kind.scalar, override))
+    return weight if isinstance(weight, OnDisk) else weight.to(dtype_of(kind.scalar, override))
+
+
+class HeldWeights:
+    """The weights of an interpreter by name: what is in a file is read whenever it is asked for."""
+
+    def __init__(self, weights: Mapping[str, Weight | OnDisk], dtype: str | None) -> None:
+        self._weights = dict(weights)
+        self._dtype = dtype
+
+    def __getitem__(self, key: str) -> Weight:
+        found = self._weights[key]
+        if not isinstance(found, OnDisk):
+            return found
+        weight = found.read()
+        if isinstance(weight, QuantizedTensor) or not weight.is_floating_point():
+            return weight
+        return weight if self._dtype is None else weight.to(TORCH_DTYPES[self._dtype])
+
+    def __setitem__(self, key: str, weight: Weight) -> None:
+        self._weights[key] = weight
+
+    def __delitem__(self, key: str) -> None:
+        del self._weights[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)

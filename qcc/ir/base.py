@@ -21,6 +21,9 @@ LAYER = "layer"
 SOLVER = "solver"
 """Name of the attribute that says how the codes of a weight are chosen, where it is not by rounding to nearest."""
 
+RESIDUAL = "residual_channels"
+"""Name of the attribute of a contraction that counts its last columns that read what quantizing the others loses."""
+
 OUTLIERS = "outliers"
 """Name of the attribute that says how the outliers of a weight are chosen, where it is not by magnitude."""
 

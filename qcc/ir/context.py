@@ -15,7 +15,8 @@ from qcc.ir.dialect import QCC
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qcc.ir.store import Weight, WeightStore
+    from qcc.ir.on_disk import Weight
+    from qcc.ir.store import WeightStore
     from qcc.numerics.tensor import QuantizedTensor
 
 Watch = Mapping[SSAValue, "Callable[[Tensor], None]"]
@@ -66,10 +67,15 @@ def _silent(text: str) -> None:
     return None
 
 
+def _no_share(done: float | None) -> None:
+    return None
+
+
 class QccContext(Context):
     """An xDSL context that knows the dialect and carries the weights beside the text, and what runs samples.
 
-    Passes that take long `say` how far they are, and keep what they have in `kept`, where there is such a thing.
+    Passes that take long `say` what they do and `share` how much of it is done (None: nobody knows), and keep what they
+    have in `kept`, where there is such a thing.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class QccContext(Context):
         calibration: Calibration | None = None,
         say: Callable[[str], None] = _silent,
         kept: Kept | None = None,
+        share: Callable[[float | None], None] = _no_share,
     ) -> None:
         super().__init__()
         self.load_dialect(Builtin)
@@ -86,6 +93,7 @@ class QccContext(Context):
         self.calibration = calibration
         self.say = say
         self.kept = kept
+        self.share = share
 
 
 def store_of(context: Context, user: str) -> WeightStore:

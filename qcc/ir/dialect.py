@@ -5,6 +5,7 @@ from __future__ import annotations
 from xdsl.ir import Attribute, Dialect, Operation
 
 from qcc.ir import (
+    cache,
     elementwise,
     gather,
     integer,
@@ -75,6 +76,9 @@ OPERATIONS: list[type[Operation]] = [
     transform.SliceBitsOp,
     transform.AddLowrankOp,
     transform.AddSparseOp,
+    cache.CacheAppendOp,
+    cache.CacheReadOp,
+    cache.CacheRoundOp,
     storage.CacheOp,
     storage.PackOp,
     storage.UnpackOp,

@@ -16,15 +16,14 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from qcc.errors import CheckpointError, Problem, QccError, RecipeError
+from qcc.ir.on_disk import OnDisk, Spool, Weight
 from qcc.numerics.named_tensors import from_named, named_tensors
 from qcc.numerics.qtype_text import parse_qtype
+from qcc.numerics.safetensors_file import write_safetensors
 from qcc.numerics.stored_parts import SIDE
 from qcc.numerics.tensor import QuantizedTensor
-
-Weight = torch.Tensor | QuantizedTensor
 
 FORMAT = "qcc-weights-1"
 PART = "#"
@@ -32,15 +31,23 @@ PART = "#"
 
 
 class WeightStore:
-    """Named weights of one module."""
+    """Named weights of one module, in memory or in files.
 
-    def __init__(self, weights: Mapping[str, Weight] | None = None) -> None:
-        self._weights: dict[str, Weight] = dict(weights or {})
+    A weight in a file is mapped or unpacked anew whenever it is read: hold on to it no longer than it is needed. With a
+    `spool`, large weights that are put in go to a file at once.
+    """
+
+    def __init__(self, weights: Mapping[str, Weight | OnDisk] | None = None) -> None:
+        self._weights: dict[str, Weight | OnDisk] = dict(weights or {})
+        self.spool: Spool | None = None
 
     def __getitem__(self, key: str) -> Weight:
-        return self._weights[key]
+        found = self._weights[key]
+        return found.read() if isinstance(found, OnDisk) else found
 
-    def __setitem__(self, key: str, weight: Weight) -> None:
+    def __setitem__(self, key: str, weight: Weight | OnDisk) -> None:
+        if self.spool is not None and not isinstance(weight, OnDisk):
+            weight = self.spool.put(weight)
         self._weights[key] = weight
 
     def __delitem__(self, key: str) -> None:
@@ -55,13 +62,21 @@ class WeightStore:
     def __len__(self) -> int:
         return len(self._weights)
 
+    def entry(self, key: str) -> Weight | OnDisk:
+        """Return what is held for a name: the weight, or where it is; nothing is read."""
+        return self._weights[key]
+
+    def copy(self) -> WeightStore:
+        """Return a store of the same weights, which are not copied; without the spool."""
+        return WeightStore(self._weights)
+
     def tensor(self, key: str) -> torch.Tensor:
         """Return a plain weight.
 
         Raises:
             CheckpointError: if there is none of this name, or it is quantized.
         """
-        weight = self._weights.get(key)
+        weight = self[key] if key in self._weights else None
         if not isinstance(weight, torch.Tensor):
             raise CheckpointError(f"the weight store has no plain tensor '{key}'")
         return weight
@@ -72,7 +87,7 @@ class WeightStore:
         Raises:
             CheckpointError: if there is none of this name, or it is plain.
         """
-        weight = self._weights.get(key)
+        weight = self[key] if key in self._weights else None
         if not isinstance(weight, QuantizedTensor):
             raise CheckpointError(f"the weight store has no quantized tensor '{key}'")
         return weight
@@ -92,16 +107,18 @@ class WeightStore:
         for key in sorted(self._weights):
             weight = self._weights[key]
             if isinstance(weight, torch.Tensor):
-                tensors[key] = weight.detach().contiguous().clone()
+                tensors[key] = weight
                 continue
-            named = named_tensors(weight)
+            if isinstance(weight, OnDisk) and weight.qtype is None:
+                tensors[key] = weight.tensors()[""]
+                continue
+            named = weight.tensors() if isinstance(weight, OnDisk) else named_tensors(weight)
+            assert weight.qtype is not None
             formats[key] = {"qtype": str(weight.qtype), "shape": list(weight.shape)}
             if weight.qtype.sides:
                 formats[key]["sides"] = sorted(part for part in named if part.startswith(SIDE))
-            for part, tensor in named.items():
-                tensors[f"{key}{PART}{part}"] = tensor.detach().cpu().contiguous().clone()
-        # safetensors writes the entries of its metadata in random order: one entry, so that bytes repeat
-        save_file(tensors, str(path), metadata={FORMAT: json.dumps(formats, sort_keys=True)})
+            tensors |= {f"{key}{PART}{part}": tensor for part, tensor in named.items()}
+        write_safetensors(path, tensors, {FORMAT: json.dumps(formats, sort_keys=True)})
 
     @staticmethod
     def load(path: Path) -> WeightStore:
@@ -141,6 +158,28 @@ class WeightStore:
         if problems:
             raise CheckpointError(f"{path}: {len(problems)} parts of quantized weights are damaged", problems)
         return store
+
+
+class Plain(Mapping[str, torch.Tensor]):
+    """The plain tensors of a store as they are now; what is in a file is mapped when it is asked for."""
+
+    def __init__(self, store: WeightStore) -> None:
+        self._store = store.copy()
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        if key not in self._store:
+            raise KeyError(key)
+        return self._store.tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store)
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def entry(self, key: str) -> Weight | OnDisk:
+        """Return what is held for a name; nothing is read."""
+        return self._store.entry(key)
 
 
 def _entries(path: Path, text: str) -> dict[str, object]:

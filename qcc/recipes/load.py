@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from qcc.errors import Problem, RecipeError
+from qcc.recipes.kv_cache import KvCache
 from qcc.recipes.model import (
     ActivationScheme,
     Allocation,
@@ -35,7 +36,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "weights": WeightScheme,
     "activations": ActivationScheme,
     "embeddings": TensorScheme,
-    "kv_cache": TensorScheme,
+    "kv_cache": KvCache,
     "rotate": Rotation,
     "permute": Sorting,
     "smooth": Smoothing,

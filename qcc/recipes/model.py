@@ -13,6 +13,7 @@ from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import LowRank, Sparse
 from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, with_statistic
+from qcc.recipes.kv_cache import KvCache
 
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
@@ -25,6 +26,7 @@ Transform = Literal[
     "qsm",
     "expand_k",
     "diagonal",
+    "residual_channels",
 ]
 Solver = Literal["rtn", "mse", "gptq", "decoupleq", "hlq", "tritplanes", "adaround"]
 
@@ -130,7 +132,7 @@ class ActivationScheme(_Formatted):
 
 
 class TensorScheme(_Formatted):
-    """Format of a tensor that is read row by row, such as an embedding table or a KV cache."""
+    """Format of a tensor that is read row by row, such as an embedding table."""
 
     group: Group = "row"
 
@@ -190,13 +192,15 @@ def split_type(qtype: QType, outliers: Outliers, low_rank: Factors) -> QType:
 class Rotation(_Strict):
     """Options of the transform `rotate`: which rotations, and in blocks of how many channels.
 
-    Without `block`, the largest block that divides the channels and has a Hadamard matrix.
+    Without `block`, the largest block that divides the channels and has a Hadamard matrix. `inputs` rotates what every
+    layer reads, at run time.
     """
 
     r1: bool = True
     r2: bool = True
     r3: bool = False
     r4: bool = False
+    inputs: bool = False
     block: Annotated[int, Field(ge=2)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -227,15 +231,28 @@ class Expansion(_Strict):
     drop: bool = False
 
 
+class Residuals(_Strict):
+    """Options of `residual_channels`: which channels get a second code, by their largest magnitude on samples.
+
+    Those above `threshold` times the largest of all, at most `share` of them, up to the next `multiple`.
+    """
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.125
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    multiple: Annotated[int, Field(ge=1)] = 16
+
+
 class Override(_Strict):
     """Other settings for the layers whose name matches; the last match wins.
 
-    `match` is a layer's name, a shell pattern (`encoder.*.query`), or a regular expression after `re:`.
+    `match` is a layer's name, a shell pattern (`encoder.*.query`), or a regular expression after `re:`. `kv_cache` is
+    for attentions, which are named after the module that they are computed in.
     """
 
     match: str
     weights: WeightScheme | None = None
     activations: ActivationScheme | None = None
+    kv_cache: KvCache | None = None
     outliers: Outliers | None = None
     low_rank: Factors | None = None
 
@@ -244,6 +261,11 @@ class Override(_Strict):
         if self.match.startswith("re:"):
             return re.search(self.match[3:], name) is not None
         return fnmatchcase(name, self.match) or name.endswith("." + self.match)
+
+    @property
+    def is_for_layers(self) -> bool:
+        """Whether some layer is meant; else it is an attention."""
+        return self.kv_cache is None or self.weights is not None or self.activations is not None
 
 
 class Budget(_Strict):
@@ -287,7 +309,7 @@ class Recipe(_Strict):
     weights: WeightScheme = WeightScheme()
     activations: ActivationScheme = ActivationScheme()
     embeddings: TensorScheme = TensorScheme()
-    kv_cache: TensorScheme = TensorScheme()
+    kv_cache: KvCache = KvCache()
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
     permute: Sorting = Sorting()
@@ -295,6 +317,7 @@ class Recipe(_Strict):
     smooth_attention: Smoothing = Smoothing()
     qsm: Migration = Migration()
     expand_k: Expansion = Expansion()
+    residual_channels: Residuals = Residuals()
     illegal_folds: Literal["refuse", "keep"] = "refuse"
     outliers: Outliers = Outliers()
     low_rank: Factors = Factors()

@@ -12,17 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, OpResult, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from qcc.interpreter.values import Weights
-from qcc.ir.base import LAYER, LEFT_IN_FLOAT, location_of, set_location
-from qcc.ir.elementwise import CastOp
+from qcc.interpreter.values import Weights, entry_of
+from qcc.ir.base import LAYER, LEFT_IN_FLOAT, RESIDUAL, location_of, set_location
+from qcc.ir.elementwise import BinaryOp, CastOp
 from qcc.ir.kernel import KernelOp, dissolve
 from qcc.ir.nn import ConvOp, EmbeddingOp, LinearOp
+from qcc.ir.on_disk import OnDisk, Weight
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
+from qcc.ir.shape import SliceOp
+from qcc.ir.store import Plain
 from qcc.ir.transform import AddLowrankOp, AddSparseOp
 from qcc.ir.types import type_of
 from qcc.numerics.tensor import QuantizedTensor
@@ -93,6 +96,13 @@ class Originals:
     def __getitem__(self, key: str, /) -> torch.Tensor | QuantizedTensor:
         return self._floats[key.removeprefix(ORIGINAL)] if key.startswith(ORIGINAL) else self._store[key]
 
+    def entry(self, key: str, /) -> Weight | OnDisk:
+        """Return a weight, or where it is in a file."""
+        if not key.startswith(ORIGINAL):
+            return entry_of(self._store, key)
+        name = key.removeprefix(ORIGINAL)
+        return self._floats.entry(name) if isinstance(self._floats, Plain) else self._floats[name]
+
     def __contains__(self, key: object, /) -> bool:
         if isinstance(key, str) and key.startswith(ORIGINAL):
             return key.removeprefix(ORIGINAL) in self._floats
@@ -142,7 +152,8 @@ def _split(layer: ContractOp, name: str, weights: Originals) -> Twin:
     owner = layer.weight.owner
     original = weights.of(owner) if isinstance(owner, WeightOp) else None
     weight = _weight(layer, weights, original, scalar, made)
-    exact = LinearOp(value, weight, None if layer.bias is None else _as(layer.bias, scalar, made))
+    source, weight = _plain(layer, value, weight, made)
+    exact = LinearOp(source, weight, None if layer.bias is None else _as(layer.bias, scalar, made))
     set_location(exact, location_of(layer))
     made.append(exact)
     result = _as(exact.result, type_of(end).scalar, made)
@@ -151,6 +162,16 @@ def _split(layer: ContractOp, name: str, weights: Originals) -> Twin:
     end.replace_uses_with_if(result, lambda use: use.operation not in new)
     key = owner.key.data if isinstance(owner, WeightOp) else None
     return Twin(name, location_of(layer), end, result, value, codes, key, original)
+
+
+def _plain(layer: ContractOp, value: SSAValue, weight: SSAValue, made: list[Operation]) -> tuple[SSAValue, SSAValue]:
+    """Return the operands of the float layer: of no loss there is no residual to read."""
+    count = layer.attributes.get(RESIDUAL)
+    if not isinstance(count, IntegerAttr):
+        return value, weight
+    columns = type_of(weight).shape[1] - count.value.data
+    made += (parts := (SliceOp(value, type_of(value).rank - 1, 0, columns), SliceOp(weight, 1, 0, columns)))
+    return parts[0].result, parts[1].result
 
 
 def _as(value: SSAValue, scalar: str, made: list[Operation]) -> SSAValue:
@@ -195,8 +216,15 @@ def _float_rest(module: ModuleOp, weights: Originals, inputs: set[SSAValue]) -> 
             if key is not None:
                 _float_table(op, weights, key)
         elif isinstance(op, DequantizeOp) and isinstance(source := op.input.owner, QuantizeOp):
-            if source.result not in inputs and type_of(source.input) == type_of(op.result):
+            plain = source.result not in inputs and type_of(source.input) == type_of(op.result)
+            if plain and not _measures_loss(op, source.input):
                 op.result.replace_all_uses_with(source.input)
+
+
+def _measures_loss(op: DequantizeOp, value: SSAValue) -> bool:
+    """Say whether decoded values are only taken from what they were, as for residual channels."""
+    readers = [use.operation for use in op.result.uses]
+    return all(isinstance(one, BinaryOp) and one.function.data == "sub" and one.lhs is value for one in readers)
 
 
 def _float_table(op: EmbeddingOp, weights: Originals, key: str) -> None:

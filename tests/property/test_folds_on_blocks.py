@@ -22,6 +22,7 @@ from qcc.passes.permute import Permute
 from qcc.passes.pipeline import run_passes
 from qcc.passes.qsm import Qsm
 from qcc.passes.rotate_activations import RotateActivations
+from qcc.passes.rotate_inputs import RotateInputs
 from qcc.passes.rotate_keys import RotateKeys
 from qcc.passes.rotate_streams import RotateStreams
 from qcc.passes.rotate_values import RotateValues
@@ -48,6 +49,7 @@ PASSES: list[ModulePass] = [
     Qsm("w8a8", "mse", KEEP),
     ExpandK(0.2, 2),
     LowerTransforms(),
+    RotateInputs(),
 ]
 
 KINDS = st.builds(

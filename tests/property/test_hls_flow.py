@@ -9,22 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcc.backends.hls.codes import choose_codes, fold_words
-from qcc.backends.hls.design import Graph, Port
-from qcc.backends.hls.elements import RAW, Element, width_of
+from qcc.backends.hls.elements import Element, width_of
 from qcc.backends.hls.folding import all_choices, fold_within, intervals, join
 from qcc.backends.hls.lower_boundary import floats_of, thresholds
 from qcc.backends.hls.order import axes_order, row_major
 from qcc.backends.hls.simulate import least_depths, run, with_depths
-from qcc.backends.hls.steps import Steps
-from qcc.backends.hls.units_flow import ReorderUnit, Walk
 from qcc.backends.hls.units_matvec import sum_range
-from qcc.backends.hls.units_rows import JoinUnit, MapUnit
 from qcc.numerics.qtype_text import parse_qtype
 from qcc.numerics.quantize import quantize
 from qcc.numerics.tensor import Chain, Parameters
+from tests.hls_graphs import skip_graph
 
 shapes = st.lists(st.integers(1, 5), min_size=1, max_size=4)
-EIGHT = Element(-128, 127)
 
 
 @given(shapes, st.data())
@@ -140,20 +136,6 @@ def test_thresholds_are_the_quantizer(text: str, scale: float, seed: int) -> Non
     found = qtype.decode.minimum + (order[:, None] >= keys[None]).sum(1)  # type: ignore[union-attr]
     found = np.where(np.isnan(values), nan_code, found)
     assert np.array_equal(found, wanted)
-
-
-def skip_graph(count: int, buffered: int) -> Graph:
-    """A tensor that goes through a buffer beside a skip, and meets itself again."""
-    graph = Graph()
-    first = graph.edge("in_x", RAW, count)
-    graph.inputs.append(Port("x", "f32", (count,), first.name))
-    x, kept, y = (graph.edge(name, EIGHT, count) for name in ("x", "kept", "y"))
-    graph.add("enter", "enter", MapUnit(1, count, EIGHT, Steps(EIGHT)), (first.name,), (x.name,))
-    walk = Walk((buffered,), (1,), (0,), (buffered,))
-    graph.add("buffer", "buffer", ReorderUnit(count // buffered, buffered, walk, walk, EIGHT), (x.name,), (kept.name,))
-    graph.add("meet", "meet", JoinUnit(count, "add", EIGHT, EIGHT, Steps(EIGHT)), (kept.name, x.name), (y.name,))
-    graph.outputs.append(Port("y", "i8", (count,), y.name))
-    return graph
 
 
 @given(st.integers(1, 6), st.integers(1, 24))

@@ -120,3 +120,19 @@ qcc.program @main("x" %x : !qcc.tensor<[2, 32], f32>) -> ["y"] symbols [] {
   %p, %s = qcc.pack %w : (!qcc.tensor<[2, 32], "int4 | (1,32) f16 | sparse(csr, f16, 0.01)">) -> (!qcc.tensor<[2, 16], u8>, !qcc.tensor<[2, 1], f32>)
   qcc.return %x : !qcc.tensor<[2, 32], f32>
 }
+
+// -----
+
+// CHECK: qcc.cache_round: a cache cannot be kept in 'int8 | (1,-1) f16': scales are dynamic
+qcc.program @main("k" %k : !qcc.tensor<[1, 2, 5, 8], f32>) -> ["y"] symbols [] {
+  %y = qcc.cache_round %k {format = #qcc.qtype<"int8 | (1,-1) f16">, window = 0 : i64} : (!qcc.tensor<[1, 2, 5, 8], f32>) -> !qcc.tensor<[1, 2, 5, 8], f32>
+  qcc.return %y : !qcc.tensor<[1, 2, 5, 8], f32>
+}
+
+// -----
+
+// CHECK: qcc.cache_read: the parts are !qcc.tensor<[1, 2, 16, 8], u8>; of a cache [1, 2, 16, 8] they are codes !qcc.tensor<[1, 2, 16, 4], u8>, scale !qcc.tensor<[1, 2, 16, 1], f16>, recent !qcc.tensor<[1, 2, 3, 8], f32>
+qcc.program @main("c" %c : !qcc.tensor<[1, 2, 16, 8], u8>, "at" %at : !qcc.tensor<[n], i64>) -> ["y"] symbols [#qcc.symbol<n in [1, inf]>] {
+  %y = qcc.cache_read %c up to %at {format = #qcc.qtype<"int4 | (1,-1) f16 | dynamic">, window = 2 : i64} : (!qcc.tensor<[n], i64>, !qcc.tensor<[1, 2, 16, 8], u8>) -> !qcc.tensor<[1, 2, 16, 8], f32>
+  qcc.return %y : !qcc.tensor<[1, 2, 16, 8], f32>
+}

@@ -23,3 +23,15 @@ qcc.program @all("x" %x: !qcc.tensor<[s0, 32], f32>, "order" %order: !qcc.tensor
   %e = qcc.expand_k duplicate %s, %order : (!qcc.tensor<[s0, 32], f32>, !qcc.tensor<[32], i64>) -> !qcc.tensor<[s0, 32], f32>
   qcc.return %e : !qcc.tensor<[s0, 32], f32>
 }
+
+// What a format loses of some channels stands behind all of them.
+// CHECK-LABEL: qcc.program @residual
+// CHECK-NEXT:  %[[Q:.+]] = qcc.quantize %x : {{.+}} -> !qcc.tensor<[s0, 32], "fp2_1 | (1,16) e4m3, tensor f32 | dynamic">
+// CHECK-NEXT:  %[[D:.+]] = qcc.dequantize %[[Q]]
+// CHECK-NEXT:  %[[L:.+]] = qcc.binary sub %x, %[[D]]
+// CHECK-NEXT:  %[[S:.+]] = qcc.index %[[L]][%s] {axis = 1 : i64}
+// CHECK-NEXT:  qcc.concat %x, %[[S]] {axis = 1 : i64}
+qcc.program @residual("x" %x: !qcc.tensor<[s0, 32], f32>, "s" %s: !qcc.tensor<[16], i64>) -> ["y"] symbols [#qcc.symbol<s0 in [1, 64]>] {
+  %y = qcc.expand_k residual %x, %s {format = #qcc.qtype<"fp2_1 | (1,16) e4m3, tensor f32 | dynamic">} : (!qcc.tensor<[s0, 32], f32>, !qcc.tensor<[16], i64>) -> !qcc.tensor<[s0, 48], f32>
+  qcc.return %y : !qcc.tensor<[s0, 48], f32>
+}

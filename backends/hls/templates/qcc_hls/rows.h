@@ -56,27 +56,42 @@ softmax_divide:
   }
 }
 
+/* Keep a token of a row, what its mask says, and the greatest element that counts. */
+template <class X, int P>
+inline void softmax_take(const vec<X, P> &x, const vec<ap_uint<1>, P> &mask, vec<X, P> &row, vec<ap_uint<1>, P> &kept,
+                         int &most, bool &any) {
+#pragma HLS INLINE
+  row = x;
+  kept = mask;
+  for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+    if (mask[p] == 1 && (!any || int(x[p]) > most)) {
+      most = int(x[p]);
+      any = true;
+    }
+  }
+}
+
 /* Softmax of rows of G::CHANNELS integers. */
 template <class G, class X, class Y, int P> void softmax(hls::stream<vec<X, P>> &in, hls::stream<vec<Y, P>> &out) {
   static_assert(G::CHANNELS % P == 0, "a token stays within the row");
   constexpr int CF = G::CHANNELS / P;
   vec<X, P> row[CF];
-  vec<ap_uint<1>, P> kept[CF];
+  vec<ap_uint<1>, P> kept[CF], all;
+  for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+    all[p] = 1;
+  }
 softmax_rows:
   for (int r = 0; r < G::ROWS; r++) {
     int most = 0;
+    bool any = false;
   softmax_max:
     for (int c = 0; c < CF; c++) {
 #pragma HLS PIPELINE II=1
-      vec<X, P> x = in.read();
-      row[c] = x;
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        if ((c == 0 && p == 0) || int(x[p]) > most) most = int(x[p]);
-        kept[c][p] = 1;
-      }
+      softmax_take(in.read(), all, row[c], kept[c], most, any);
     }
-    softmax_row<G, X, Y, P>(row, kept, most, true, out);
+    softmax_row<G, X, Y, P>(row, kept, most, any, out);
   }
 }
 
@@ -94,17 +109,7 @@ masked_rows:
   masked_max:
     for (int c = 0; c < CF; c++) {
 #pragma HLS PIPELINE II=1
-      vec<X, P> x = in.read();
-      vec<ap_uint<1>, P> mask = keep.read();
-      row[c] = x;
-      kept[c] = mask;
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        if (mask[p] == 1 && (!any || int(x[p]) > most)) {
-          most = int(x[p]);
-          any = true;
-        }
-      }
+      softmax_take(in.read(), keep.read(), row[c], kept[c], most, any);
     }
     softmax_row<G, X, Y, P>(row, kept, most, any, out);
   }

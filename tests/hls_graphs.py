@@ -1,0 +1,31 @@
+"""Small graphs of HLS units, made by hand."""
+
+from __future__ import annotations
+
+from qcc.backends.hls.design import Graph, Port
+from qcc.backends.hls.elements import RAW, Element
+from qcc.backends.hls.steps import Steps
+from qcc.backends.hls.units_flow import ReorderUnit, Walk
+from qcc.backends.hls.units_rows import JoinUnit, MapUnit
+
+EIGHT = Element(-128, 127)
+
+
+def skip_graph(count: int, buffered: int, buffers: int = 1) -> Graph:
+    """A tensor that goes through buffers beside a skip, and meets itself again."""
+    graph = Graph()
+    first = graph.edge("in_x", RAW, count)
+    graph.inputs.append(Port("x", "f32", (count,), first.name))
+    x, y = (graph.edge(name, EIGHT, count) for name in ("x", "y"))
+    graph.add("enter", "enter", MapUnit(1, count, EIGHT, steps=Steps(EIGHT)), (first.name,), (x.name,))
+    walk, before = Walk((buffered,), (1,), (0,), (buffered,)), x
+    for _ in range(buffers):
+        kept = graph.edge("kept", EIGHT, count)
+        unit = ReorderUnit(count // buffered, buffered, walk, walk, EIGHT)
+        graph.add("buffer", "buffer", unit, (before.name,), (kept.name,))
+        before = kept
+    graph.add(
+        "meet", "meet", JoinUnit(count, "add", EIGHT, EIGHT, steps=Steps(EIGHT)), (before.name, x.name), (y.name,)
+    )
+    graph.outputs.append(Port("y", "i8", (count,), y.name))
+    return graph
