@@ -133,7 +133,7 @@ def output_error(
         QccError: if no output is a float; `user` needs one, and `fix` is what else could be done.
         ShapeError: if samples do not fit the program.
     """
-    outputs = _Outputs.of(module, user, fix)
+    outputs = Outputs.of(module, user, fix)
     calibration.observe(module, store, outputs.watch(outputs.keep))
 
     def error(replaced: Mapping[str, Tensor]) -> float:
@@ -148,7 +148,7 @@ def output_error(
 
 
 @dataclass(eq=False)
-class _Outputs:
+class Outputs:
     """The float outputs of a program on all samples, and how far another run is from them."""
 
     values: list[SSAValue]
@@ -158,19 +158,23 @@ class _Outputs:
     seen: dict[SSAValue, int] = field(default_factory=dict[SSAValue, int])
 
     @staticmethod
-    def of(module: ModuleOp, user: str, fix: str) -> _Outputs:
+    def of(module: ModuleOp, user: str, fix: str) -> Outputs:
         """Take the float outputs that are computed, each once."""
         ends = [value for op in module.walk() if isinstance(op, ReturnOp) for value in op.operands]
         floats = [one for one in dict.fromkeys(ends) if isinstance(one, OpResult) and type_of(one).is_float]
         if not floats:
             raise QccError(f"{user} needs an output of floats", fix=fix)
-        return _Outputs(list(floats))
+        return Outputs(list(floats))
 
-    def watch(self, see: Callable[[SSAValue, Tensor], None]) -> dict[SSAValue, Callable[[Tensor], None]]:
+    def watch(
+        self, see: Callable[[SSAValue, Tensor], None], copies: Mapping[SSAValue, SSAValue] | None = None
+    ) -> dict[SSAValue, Callable[[Tensor], None]]:
+        """Return what to observe: the outputs, or those of a copy of the program where values have other names."""
+
         def seen_at(value: SSAValue) -> Callable[[Tensor], None]:
             return lambda tensor: see(value, tensor)
 
-        return {value: seen_at(value) for value in self.values}
+        return {value if copies is None else copies[value]: seen_at(value) for value in self.values}
 
     def keep(self, value: SSAValue, tensor: Tensor) -> None:
         self.kept.setdefault(value, []).append(tensor.detach().clone())
