@@ -14,6 +14,7 @@ float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,12 +22,13 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from qcc.ir.context import store_of
-from qcc.passes.legality import Kind, Refusals, keeps
+from qcc.passes.legality import Kind, Proof, Refusals, keeps
 from qcc.passes.sites import layer_sites, prove_sites
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from qcc.calibrate.statistics import ChannelStatistics
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,17 @@ class Awq(ModulePass):
         proofs = prove_sites(Kind.DIAGONAL, layer_sites(op), refusals)
         if not proofs:
             return
-        from qcc.calibrate.statistics import ChannelStatistics
-        from qcc.passes.scale_search import best_scales, channel_maximum, readers_of_sites
-        from qcc.passes.scales import divide_channels
+        from qcc.passes.scale_search import scale_sites
 
-        def mean_magnitude(found: ChannelStatistics) -> Tensor:
+        def magnitudes(found: ChannelStatistics) -> Tensor:
             return found.mean_abs
 
-        sites = readers_of_sites(ctx, op, f"transform {self.name}", self.recipe, proofs)
-        for proof, readers in zip(proofs, sites, strict=True):
-            magnitudes = channel_maximum(proof, readers, mean_magnitude)
+        scale_sites(ctx, op, self.name, self.recipe, proofs, magnitudes, _centred_powers, with_activations=False)
 
-            def scales_of(alpha: float, magnitudes: Tensor = magnitudes) -> Tensor:
-                scales = magnitudes.clamp_min(1e-12) ** alpha
-                return scales / (scales.max() * scales.min()).sqrt()
 
-            scales = best_scales(ctx, proof, readers, scales_of, with_activations=False)
-            if scales is not None:
-                divide_channels(op, store_of(ctx, self.name), proof, scales, "awq")
+def _centred_powers(proof: Proof, magnitudes: Tensor) -> Callable[[float], Tensor]:
+    def scales_of(alpha: float) -> Tensor:
+        scales = magnitudes.clamp_min(1e-12) ** alpha
+        return scales / (scales.max() * scales.min()).sqrt()
+
+    return scales_of

@@ -34,6 +34,7 @@ from qcc.ir.types import type_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.torch_dtypes import TORCH_DTYPES
 from qcc.passes.float_view import float_view
+from qcc.passes.scales import each
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,10 @@ class Calibrate(ModulePass):
         watch: dict[SSAValue, list[Callable[[Tensor], None]]] = {}
         for one, found in ranges.items():
             watch.setdefault(view.of(one.input), []).append(found.add)
-        calibration.observe(view.module, store, {value: _all_of(calls) for value, calls in watch.items()})
+        calibration.observe(view.module, store, {value: each(calls) for value, calls in watch.items()})
         _refuse_unusable(ranges)
         for one, found in ranges.items():
             _give(one, found, store)
-
-
-def _all_of(calls: list[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:
-    def see(value: Tensor) -> None:
-        for call in calls:
-            call(value)
-
-    return see
 
 
 def _qtype(op: QuantizeOp) -> QType:

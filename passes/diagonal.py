@@ -10,6 +10,7 @@ after the rotations, which do not commute with it. Legality as for `awq`. Equal 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,11 +19,13 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
-from qcc.passes.legality import Kind, Refusals, keeps
+from qcc.passes.legality import Kind, Proof, Refusals, keeps
 from qcc.passes.sites import layer_sites, prove_sites
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from qcc.calibrate.statistics import ChannelStatistics
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,16 @@ class DiagonalScale(ModulePass):
         proofs = prove_sites(Kind.DIAGONAL, layer_sites(op), refusals)
         if not proofs:
             return
-        from qcc.calibrate.statistics import ChannelStatistics
-        from qcc.passes.scale_search import best_scales, channel_maximum, readers_of_sites
-        from qcc.passes.scales import column_amax, divide_channels, over_classes
+        from qcc.passes.scale_search import scale_sites
+        from qcc.passes.scales import column_amax, over_classes
+
+        store = store_of(ctx, self.name)
 
         def amax(found: ChannelStatistics) -> Tensor:
             return found.amax
 
-        store = store_of(ctx, self.name)
-        sites = readers_of_sites(ctx, op, f"transform {self.name}", self.recipe, proofs)
-        for proof, readers in zip(proofs, sites, strict=True):
-            activations = channel_maximum(proof, readers, amax)
+        def balanced(proof: Proof, activations: Tensor) -> Callable[[float], Tensor]:
             weights = over_classes(proof, column_amax(store, proof))
+            return lambda alpha: activations**alpha / weights ** (1 - alpha)
 
-            def scales_of(alpha: float, x: Tensor = activations, w: Tensor = weights) -> Tensor:
-                return x**alpha / w ** (1 - alpha)
-
-            scales = best_scales(ctx, proof, readers, scales_of, with_activations=True)
-            if scales is not None:
-                divide_channels(op, store, proof, scales, "diagonal")
+        scale_sites(ctx, op, self.name, self.recipe, proofs, amax, balanced, with_activations=True)

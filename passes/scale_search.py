@@ -20,7 +20,7 @@ from qcc.numerics.quantize import fake_quantize
 from qcc.passes.channels import OUTSIDE
 from qcc.passes.layer_schemes import scheme_of
 from qcc.passes.legality import Binding, Proof
-from qcc.passes.scales import bounded, over_classes, watch_values
+from qcc.passes.scales import bounded, divide_channels, each, over_classes, watch_values
 from qcc.recipes.load import load_recipe
 
 STEPS = 20
@@ -102,19 +102,11 @@ def readers_of_sites(
             value = one.op.input
             if value not in samples:
                 samples[value] = RowSample(), ChannelStatistics(one.place.atoms.size)
-                watch[value] = _both(*samples[value])
+                watch[value] = each([part.add for part in samples[value]])
             readers.append(Reader(one, *_formats(recipe, one.op), *samples[value]))
         found.append(readers)
     watch_values(ctx, module, user, watch, {value: statistics for value, (_, statistics) in samples.items()})
     return found
-
-
-def _both(sample: RowSample, statistics: ChannelStatistics) -> Callable[[Tensor], None]:
-    def see(value: Tensor) -> None:
-        sample.add(value)
-        statistics.add(value)
-
-    return see
 
 
 def _formats(recipe: str, layer: LinearOp) -> tuple[QType | None, QType | None]:
@@ -166,3 +158,31 @@ def best_scales(
         if (found := error(scales)) < least:
             best, least = scales, found
     return best
+
+
+def scale_sites(
+    ctx: Context,
+    module: ModuleOp,
+    name: str,
+    recipe: str,
+    proofs: Sequence[Proof],
+    statistic: Callable[[ChannelStatistics], Tensor],
+    family: Callable[[Proof, Tensor], Callable[[float], Tensor]],
+    *,
+    with_activations: bool,
+) -> None:
+    """Search the exponent of every site and fold the scales that it gives, where any beats leaving them at 1.
+
+    `family` gives the scales f64[N] of an exponent, from the statistic f64[N] of the channels of a site. `name` is the
+    transform, after which untied weights are called.
+
+    Raises:
+        QccError: if there are no samples.
+        ShapeError: if samples do not fit, or a value is not finite or was never seen.
+    """
+    sites = readers_of_sites(ctx, module, f"transform {name}", recipe, proofs)
+    for proof, readers in zip(proofs, sites, strict=True):
+        scales_of = family(proof, channel_maximum(proof, readers, statistic))
+        scales = best_scales(ctx, proof, readers, scales_of, with_activations=with_activations)
+        if scales is not None:
+            divide_channels(module, store_of(ctx, name), proof, scales, name)

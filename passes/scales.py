@@ -37,7 +37,7 @@ def observe_channels(ctx: Context, module: ModuleOp, user: str, seeds: Sequence[
     watch: dict[SSAValue, list[Callable[[Tensor], None]]] = {}
     for seed, found in zip(seeds, statistics, strict=True):
         watch.setdefault(seed.value, []).append(_channels_last(seed, found.add))
-    every = {value: _each(calls) for value, calls in watch.items()}
+    every = {value: each(calls) for value, calls in watch.items()}
     seen = {seed.value: found for seed, found in zip(seeds, statistics, strict=True)}
     watch_values(ctx, module, user, every, seen)
     return statistics
@@ -85,7 +85,9 @@ def _channels_last(seed: Place, add: Callable[[Tensor], None]) -> Callable[[Tens
     return see
 
 
-def _each(calls: Sequence[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:
+def each(calls: Sequence[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:
+    """Return what shows a value to several that watch it."""
+
     def see(value: Tensor) -> None:
         for call in calls:
             call(value)

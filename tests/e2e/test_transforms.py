@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import qcc
 from qcc.errors import IllegalFold, QccError
 from qcc.passes.pipeline import planning
 from qcc.recipes.load import load_recipe
-from tests import zoo
+from tests import compiling, zoo
 
 EVERYTHING = [
-    "expand_k", "qsm", "smooth_attention", "awq", "smooth", "diagonal", "permute", "rotate", "fold_norm",
+    "residual_channels", "expand_k", "qsm", "smooth_attention", "awq", "smooth", "diagonal", "permute", "rotate",
+    "fold_norm",
 ]  # fmt: skip
 
 
@@ -48,6 +50,29 @@ def test_migrated_steps_run_in_c() -> None:
     assert compiled_error("llama", {**plain, "transforms": ["qsm"], "qsm": {"clip": "amax"}}) < 0.1
 
 
+def test_residual_channels_run_in_c_and_in_the_report() -> None:
+    """The program in C is the one that is interpreted, and a report sees what the second codes are good for."""
+    model, args, kwargs, shapes = zoo.llama(intermediate_size=128)
+    with torch.no_grad():
+        model.get_parameter("model.model.norm.weight")[::9] *= 20
+    int4 = {"format": "int4", "group": 32}
+    losses: list[float] = []
+    ratios: list[list[float]] = []
+    for transforms in ([], ["residual_channels"]):
+        recipe = {"weights": {"format": "int8"}, "activations": int4, "transforms": transforms}
+        compiled = qcc.compile(model, args, kwargs, dynamic_shapes=shapes, recipe=recipe, calibration=[kwargs])
+        found = compiled(*args, **kwargs)
+        wanted = compiling.interpreter(compiled).run(kwargs)[compiled.output_names[0]]
+        assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-3
+        with torch.no_grad():
+            losses.append(float((found - model(*args, **kwargs)).square().mean()))
+        layers = json.loads((compiled.folder / "report.json").read_text("utf-8"))["layers"]
+        ratios.append([layer["sqnr_db"] for layer in layers])
+    assert len(ratios[0]) == len(ratios[1]) == 15
+    assert ratios[1][-1] > ratios[0][-1] + 3  # the head reads the outliers
+    assert losses[1] < 0.5 * losses[0]
+
+
 def test_a_post_norm_encoder_is_refused_or_kept() -> None:
     model, args, kwargs, shapes = zoo.bert()
     with pytest.raises(IllegalFold, match="illegal_folds: keep"):
@@ -63,7 +88,7 @@ def test_transforms_run_in_the_order_of_the_pipeline() -> None:
     passes = [one.name for one in planning(load_recipe({"transforms": EVERYTHING}))]
     wanted = [
         "fold-batch-norm", "fold-norm", "centre-streams", "rotate-streams", "rotate-values", "permute", "diagonal",
-        "smooth", "awq", "smooth-attention", "qsm", "expand-k", "round-folds",
+        "smooth", "awq", "smooth-attention", "qsm", "expand-k", "round-folds", "assign-formats", "residual-channels",
     ]  # fmt: skip
     assert [name for name in passes if name in wanted] == wanted
     implied = [one.name for one in planning(load_recipe({"transforms": ["rotate"]}))]
