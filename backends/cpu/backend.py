@@ -14,12 +14,13 @@ from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.profile import time_calls
 from qcc.backends.cpu.project import write_project
+from qcc.backends.cpu.qformat import activation_problem
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
 from qcc.errors import Problem
 from qcc.ir.program import ProgramOp, StateOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
-from qcc.numerics.qtype_parts import IntDecode, PlanesDecode, TableDecode
+from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
 
 FOLDER = "c"
 """Name of the backend's folder inside an artifact."""
@@ -49,12 +50,14 @@ class CpuBackend(Backend):
             plans=frozenset(one.plan for one in COSTS),
             weight_bits=range(1, 9),
             activation_bits=range(2, 9),
+            weight_decodes=(IntDecode, FloatDecode, TableDecode, PlanesDecode, SelectDecode),
             epilogues=EPILOGUES,
             prologues=PROLOGUES,
             accumulator_bits=ACCUMULATOR_BITS,
             costs=COSTS,
             byte_cost=BYTE_COST,
             integer=INTEGERS,
+            activation_problem=activation_problem,
         )
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
