@@ -355,8 +355,11 @@ def test_the_exports_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_hls_page_run(scratch: Path) -> None:
-    pytest.importorskip("da4ml")
+def test_the_commands_of_the_hls_page_run(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (net,) = blocks(DOCS / "hls-project.md", "python")
+    Path("net.py").write_text(net, "utf-8")
+    subprocess.run([sys.executable, "net.py"], check=True)
+    monkeypatch.syspath_prepend(str(scratch))
     (console,) = blocks(DOCS / "hls-project.md", "console")
     lines = [line for line in console.replace("\\\n", " ").splitlines() if not line.startswith("$ pip")]
     for line in lines:
