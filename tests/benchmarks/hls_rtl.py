@@ -1,10 +1,11 @@
-"""The resource model of the matrix-vector unit beside an open synthesizer's counts: yosys, on SystemVerilog of the unit.
+"""The resource model of the matrix-vector unit beside the counts of yosys, an open synthesizer.
 
     python tests/benchmarks/hls_rtl.py [--json FILE]
 
-The SystemVerilog is written here from the same packed weights, folding and widths as the C++ template: PE x SIMD products
-a cycle, a row that is kept, sums that leave with their bias, stalls on both sides. Verilator runs it on random rows, at
-full rate and with random stalls, and every sum is compared with numpy's; then `synth_xilinx -family xcup` counts. The
+SystemVerilog of the unit is written here from the same weights, folding and widths as the C++ template: PE x SIMD
+products a cycle, a row that is kept, sums that leave with their bias, stalls on both sides. Verilator runs it on random
+rows, at full rate and with random stalls, and every sum is compared with numpy's; then
+`synth_xilinx -family xcup` counts. The
 counts are yosys's, not Vivado's, and say nothing of a clock. Steps behind the sums are not part of it.
 """
 
@@ -170,10 +171,10 @@ def simulate(folder: Path) -> tuple[int, int, int, int]:
     """Run the module at full rate and with stalls; returns sums compared, wrong ones, and the cycles of both."""
     line = ["verilator", "--cc", "--exe", "--build", "-O2", "-Wno-fatal", "-Wno-WIDTH", "matvec.sv", "tb.cpp"]
     subprocess.run([*line, "--top-module", "matvec"], cwd=folder, check=True, capture_output=True)
-    runs = [
-        [int(one) for one in subprocess.run(["obj_dir/Vmatvec", *more], cwd=folder, check=True, capture_output=True).stdout.split()]
-        for more in ((), ("stalls",))
-    ]  # fmt: skip
+    runs: list[list[int]] = []
+    for more in ((), ("stalls",)):
+        done = subprocess.run(["obj_dir/Vmatvec", *more], cwd=folder, check=True, capture_output=True)
+        runs.append([int(one) for one in done.stdout.split()])
     return sum(one[0] for one in runs), sum(one[1] for one in runs), runs[0][2], runs[1][2]
 
 
