@@ -162,6 +162,7 @@ def _check_fit(design: Design, settings: HlsSettings) -> None:
     problems = [
         Problem(one.node.layer or one.node.name, f"takes {getattr(one.node.unit.cost(one.fold), worst):,.0f}", fix)
         for one in heavy
+        if getattr(one.node.unit.cost(one.fold), worst)
     ]
     shares = ", ".join(f"{name.upper()} {share:.0%}" for name, share in over.items())
     raise UnsupportedOp(f"part {part.name} cannot hold the design by the estimate ({shares}); most {worst}:", problems)

@@ -24,6 +24,28 @@ def model() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(10, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3)).eval()
 
 
+def wide() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(10, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
+
+
+class Running(torch.nn.Module):
+    """Something that has no form in integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = Sums()
+        self.last = torch.nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.running(x))
+
+
+class Sums(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cumsum(torch.tanh(x), 1)
+
+
 def samples(count: int) -> list[tuple[torch.Tensor]]:
     random = torch.Generator().manual_seed(1)
     return [(torch.randn(1, 10, generator=random),) for _ in range(count)]
@@ -54,6 +76,14 @@ def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
         qcc.compile(model(), calls[0], settings={"folding": "0=5x3"}, **common)
     with pytest.raises(QccError, match="part"):
         qcc.compile(model(), calls[0], settings={"part": "xc9"}, **common)
+    with pytest.raises(QccError, match="interface"):
+        qcc.compile(model(), calls[0], settings={"interface": "pcie"}, **common)
+    with pytest.raises(UnsupportedOp, match=r"cannot hold(.|\n)*use part"):
+        qcc.compile(wide(), calls[0], settings={"part": "xc7z020", "target_fps": "2e7"}, **common)
+    with pytest.raises(UnsupportedOp) as caught:
+        qcc.compile(Running(), calls[0], **common)
+    assert "running" in str(caught.value)
+    assert any(one.fix for one in caught.value.problems)
     assert list(tmp_path.iterdir()) == []
 
 
