@@ -18,6 +18,7 @@ from qcc.backends.cpu import (
     emit_program,
     emit_quant,
     emit_shape,
+    emit_terms,
     emit_transformer,
 )
 from qcc.backends.cpu.arena import ArenaPlan, Lifetime, nominal_symbols, plan_arena
@@ -40,6 +41,7 @@ LOWERINGS = {
     **emit_transformer.LOWERINGS,
     **emit_cache.LOWERINGS,
     **emit_quant.LOWERINGS,
+    **emit_terms.LOWERINGS,
     **emit_integer.LOWERINGS,
     **emit_kernel.LOWERINGS,
 }

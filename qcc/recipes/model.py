@@ -206,9 +206,15 @@ class Rotation(_Strict):
 
 
 class Smoothing(_Strict):
-    """Options of `smooth` and `smooth_attention`: how much of the outliers moves, from none (0) to all (1)."""
+    """Options of `smooth_attention`: how much of the outliers moves, from none (0) to all (1)."""
 
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+
+class SmoothingOfNorms(_Strict):
+    """Options of `smooth`: how much of the outliers moves, from none (0) to all (1), or what a search finds best."""
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["search"] = 0.5
 
 
 class Sorting(_Strict):
@@ -218,9 +224,13 @@ class Sorting(_Strict):
 
 
 class Migration(_Strict):
-    """Options of `qsm`: the range that the scale of a channel covers."""
+    """Options of `qsm`: the range that the scale of a channel covers.
 
-    clip: Literal["amax", "mse"] = "mse"
+    The largest magnitude, that of least squared error of the channel, or, `adaptive`, of the output: with what the
+    weights lose that take the scale.
+    """
+
+    clip: Literal["amax", "mse", "adaptive"] = "mse"
 
 
 class Expansion(_Strict):
@@ -324,7 +334,7 @@ class Recipe(_Strict):
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
     permute: Sorting = Sorting()
-    smooth: Smoothing = Smoothing()
+    smooth: SmoothingOfNorms = SmoothingOfNorms()
     smooth_attention: Smoothing = Smoothing()
     qsm: Migration = Migration()
     expand_k: Expansion = Expansion()

@@ -55,6 +55,7 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
     QCC_FN(qcc_k_integer_dot),
     qcc_k_integer_softmax,
     qcc_k_integer_norm,
+    qcc_k_add_sparse,
 };
 
 #undef QCC_FN
