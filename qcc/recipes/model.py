@@ -309,7 +309,7 @@ class Allocation(_Strict):
         if bool(self.candidates) != (self.budget is not None):
             raise ValueError("candidates and budget belong together: write both")
         if len(self.candidates) == 1 or not (self.candidates or self.kv_cache):
-            raise ValueError("write at least two candidates with a budget, or kv_cache, or both")
+            raise ValueError("write at least 2 candidates with a budget, or kv_cache, or both")
         if floats := [one.format for one in self.candidates if one.is_float]:
             what = f"candidates are quantized formats, not {', '.join(floats)}"
             raise ValueError(f"{what}: leave layers in float by overrides")

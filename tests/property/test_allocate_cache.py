@@ -106,3 +106,24 @@ def test_a_model_with_a_cache_is_measured_by_its_cache() -> None:
     formats = [str(op.format.data).split()[0] for op in module.walk() if isinstance(op, CacheAppendOp)]
     assert len(formats) == 4
     assert sum(int(text[-1]) + 32 / SIZE for text in formats) <= 6.0 * 4
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ({"allocate": {"kv_cache": {"bits_per_value": 4}}}, "set its format"),
+        ({"allocate": {}, "kv_cache": {"format": "int8"}}, "or kv_cache, or both"),
+        (
+            {"allocate": {"kv_cache": {"bits_per_value": 4, "bits": [1]}}, "kv_cache": {"format": "int8"}},
+            "greater than",
+        ),
+        ({"kv_cache": {"format": "int8", "axis": "channel"}}, "needs a group of tokens"),
+        ({"kv_cache": {"format": "nf4-g64"}}, "write int2..int8"),
+        ({"kv_cache": {"window": 4}}, "set a format"),
+        ({"kv_cache": {"keys": {"formt": "int4"}}}, "unknown key"),
+        ({"kv_cache": {"format": "int8", "keys": {"format": "int4"}, "values": {"format": "int4"}}}, "leave away"),
+    ],
+)
+def test_sections_that_make_no_sense_are_refused(section: dict[str, object], what: str) -> None:
+    with pytest.raises(RecipeError, match=what):
+        load_recipe(section)
