@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from scipy.stats import spearmanr
 
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import accuracy
-from accuracy_models import similarities, spearman
-from accuracy_rows import PERPLEXITY, Row, keep, kept_rows
 
 from qcc.recipes.load import load_recipe
+from tests.benchmarks import accuracy
+from tests.benchmarks.accuracy_models import similarities, spearman
+from tests.benchmarks.accuracy_rows import PERPLEXITY, Row, keep, kept_rows
 
 ROW = Row("a model", "w4", 4.625, PERPLEXITY, 2.5, 2.6)
 
@@ -28,9 +25,8 @@ def test_rank_correlation_is_that_of_scipy() -> None:
     chance = torch.Generator().manual_seed(0)
     left = torch.randn(200, generator=chance).double()
     right = left + torch.randn(200, generator=chance).double()
-    assert spearman(left, right) == pytest.approx(
-        float(cast(Any, spearmanr(left.numpy(), right.numpy())).statistic), abs=1e-12
-    )
+    expected: Any = spearmanr(left.numpy(), right.numpy())
+    assert spearman(left, right) == pytest.approx(float(expected.statistic), abs=1e-12)
     assert spearman(left, -left) == pytest.approx(-1)
 
 
