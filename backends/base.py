@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from qcc.errors import Problem
 from qcc.ir.plans import PlanCost
 from qcc.ir.store import WeightStore
+from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
 
 Tensors = Mapping[str, torch.Tensor]
@@ -24,12 +25,15 @@ Arithmetic = Literal["float", "integer"]
 """What a program computes with between its input and output quantizers."""
 
 
+Decodes = tuple[type[IntDecode | FloatDecode | TableDecode | PlanesDecode | SelectDecode], ...]
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a backend takes: its name, element types, plans of contractions, and bits of weights and activations.
 
     `decodes` are the kinds of codes that it computes with (integers by default); weights and activations of every
-    other kind are refused by name.
+    other kind are refused by name; `weight_decodes` are those of weights and tables where they are others.
     `epilogues` and `prologues` say which steps it prints inside one kernel, as rules of `qcc.ir.fusion`; without any,
     every operation but a contraction stays by itself. `accumulator_bits` is the width of its integer sums. `costs`
     says which formats each plan takes and what it costs (`qcc.ir.plans`), the preferred plan first, and `byte_cost`
@@ -38,7 +42,8 @@ class Capabilities:
     no floats between the inputs and outputs of a program: `quantize-values` and `lower-integer` are run for it.
     `integer` is what it takes of programs without floats where it computes both: `--set arithmetic=integer` chooses.
     `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
-    for values that it cannot take.
+    for values that it cannot take. `activation_problem` says what else is wrong with a format of
+    activations, if anything.
     """
 
     name: str
@@ -46,7 +51,8 @@ class Capabilities:
     plans: frozenset[str]
     weight_bits: range
     activation_bits: range
-    decodes: tuple[type[IntDecode | FloatDecode | TableDecode | PlanesDecode | SelectDecode], ...] = (IntDecode,)
+    decodes: Decodes = (IntDecode,)
+    weight_decodes: Decodes = ()
     epilogues: tuple[str, ...] = ()
     prologues: tuple[str, ...] = ()
     accumulator_bits: int = 64
@@ -57,6 +63,7 @@ class Capabilities:
     integer: Capabilities | None = None
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     check_settings: Callable[[Mapping[str, str]], object] | None = None
+    activation_problem: Callable[[QType], str] | None = None
 
     def computing(self, arithmetic: Arithmetic) -> Capabilities:
         """Return what the target takes of programs in an arithmetic; where it has no choice of one, all it takes."""
@@ -209,5 +216,41 @@ class HasToolchain(Protocol):
 
         Raises:
             BuildError: if a tool is missing.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """What one step of a program took: its kernel, the layer it is a part of (or none), the median in ms."""
+
+    kernel: str
+    layer: str
+    ms: float
+
+
+@runtime_checkable
+class HasTimes(Protocol):
+    """A backend that can time the steps of a program that it emitted."""
+
+    def time_calls(self, folder: Path, inputs: Tensors, *, threads: int, runs: int) -> tuple[CallTime, ...]:
+        """Run an emitted program with a clock around every step; the emitted one stays as it is.
+
+        Raises:
+            ShapeError: if the inputs do not fit the program.
+            BuildError: if what times it cannot be built here.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPreview(Protocol):
+    """A backend that can tell from a module before its weights are solved whether `emit` takes it."""
+
+    def preview(self, module: ModuleOp) -> None:
+        """Go through the operations of a final module as `emit` would, without its weights.
+
+        Raises:
+            UnsupportedOp: listing every operation that `emit` would refuse.
         """
         ...

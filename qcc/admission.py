@@ -35,7 +35,8 @@ def admit(module: ModuleOp, capabilities: Capabilities) -> None:
         if isinstance(op, ContractOp):
             problems += _contract_problems(op, capabilities)
         elif isinstance(op, EmbeddingOp):
-            problems += _format_problems(op, "its table", op.table, capabilities, capabilities.weight_bits)
+            bits = capabilities.weight_bits
+            problems += _format_problems(op, "its table", op.table, capabilities, bits, of_weight=True)
     if problems:
         raise UnsupportedOp(f"target {capabilities.name} cannot take {len(problems)} of the formats", problems)
 
@@ -43,18 +44,23 @@ def admit(module: ModuleOp, capabilities: Capabilities) -> None:
 def _contract_problems(op: ContractOp, target: Capabilities) -> Iterator[Problem]:
     if op.plan is not None and op.plan.data.value not in target.plans:
         yield Problem(op.where, f"has no plan {op.plan.data.value}", f"plans: {', '.join(sorted(target.plans))}")
-    yield from _format_problems(op, "weights", op.weight, target, target.weight_bits)
-    yield from _format_problems(op, "activations", op.input, target, target.activation_bits)
+    yield from _format_problems(op, "weights", op.weight, target, target.weight_bits, of_weight=True)
+    found = list(_format_problems(op, "activations", op.input, target, target.activation_bits))
+    qtype = type_of(op.input).qtype
+    if not found and qtype is not None and target.activation_problem and (what := target.activation_problem(qtype)):
+        found = [Problem(op.where, what, "use int8 with one scale per token or group, or f32 to leave it in float")]
+    yield from found
 
 
 def _format_problems(
-    op: QccOperation, role: str, value: SSAValue, target: Capabilities, bits: range
+    op: QccOperation, role: str, value: SSAValue, target: Capabilities, bits: range, *, of_weight: bool = False
 ) -> Iterator[Problem]:
     qtype = type_of(value).qtype
+    decodes = (target.weight_decodes or target.decodes) if of_weight else target.decodes
     if qtype is None:
         return
-    if not isinstance(qtype.decode, target.decodes):
-        known = ", ".join(_KINDS[kind] for kind in target.decodes)
+    if not isinstance(qtype.decode, decodes):
+        known = ", ".join(_KINDS[kind] for kind in decodes)
         what = f"{role} in '{qtype}', whose codes are {_KINDS[type(qtype.decode)]}"
         yield Problem(op.where, what, f"use codes that are {known}, or f32 to leave it in float")
     elif isinstance(qtype.decode, IntDecode) and qtype.decode.bits not in bits:

@@ -33,6 +33,6 @@ COSTS = (
         table_bytes=4.0,
     ),
     # decode: as above, then shuffle, subtract and multiply for 16 weights; mac: a broadcast and 2 of 16 lanes for 32
-    PlanCost("dequant_first", Widths(1, 8), FLOAT, decode=0.22, mac=0.09, scale=0.4),
+    PlanCost("dequant_first", Widths(1, 8, codes=True), FLOAT, decode=0.22, mac=0.09, scale=0.4),
 )
 """Plans from the preferred one on."""

@@ -9,12 +9,12 @@ from xdsl.ir import Operation
 
 from qcc.backends.cpu.emit_elementwise import emit_binary_views
 from qcc.backends.cpu.emit_kernel import join_activation, join_epilogue
-from qcc.backends.cpu.emit_quant import packed_weight, quantized_weight
+from qcc.backends.cpu.emit_quant import dequantized_weight, packed_weight, quantized_weight
 from qcc.backends.cpu.emit_window import ID_STATUS, pool_integers, take_integers, unfold_integers
 from qcc.backends.cpu.fields import read, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.pack import pack_float_weights
-from qcc.backends.cpu.qformat import weight_group
+from qcc.backends.cpu.qformat import is_native, weight_group
 from qcc.backends.cpu.refusal import Refusal
 from qcc.backends.cpu.statements import Address, Array, Raw, Struct, Value
 from qcc.backends.cpu.views import ONE, ZERO, View, collapse, dense
@@ -214,7 +214,11 @@ def emit_embedding(low: Lowering, op: EmbeddingOp) -> None:
         take_integers(low, op, ids)
         return
     fields: dict[str, Value] = {"ids": read(ids)}
-    if kind.qtype is not None:
+    if kind.qtype is not None and not is_native(kind.qtype):
+        table = dequantized_weight(low, op.table)
+        rows, columns = table.shape
+        fields |= {"table": read(table), "table_dtype": _table_dtype(table)}
+    elif kind.qtype is not None:
         _, qtype, (rows, columns) = quantized_weight(low, op.table)
         weight = packed_weight(low, op.table, weight_group(qtype, columns))
         fields["qtable"] = Address("qcc_qweight", weight.fields)

@@ -18,6 +18,7 @@ from qcc.backends.cpu.qformat import (
     check_weight,
     constant_zero,
     is_mid_rise,
+    is_native,
     pack_quantized,
     stored_bits,
     stores_f16_scales,
@@ -32,7 +33,7 @@ from qcc.ir.dims import Dim, product
 from qcc.ir.kernel import origin_of, uses_of
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
-from qcc.ir.types import type_of
+from qcc.ir.types import TensorType, type_of
 from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype import QType
 from qcc.numerics.quantize import dequantize, quantize
@@ -150,12 +151,26 @@ def weight_value(low: Lowering, value: SSAValue) -> QuantizedTensor:
 
 def packed_weight(low: Lowering, value: SSAValue, group: int, *, lookup: bool = False) -> Struct:
     """Note that a weight is needed packed in groups, for lookup or not, and write its `qcc_qweight`."""
-    name, qtype, (rows, columns) = quantized_weight(low, value)
+    name, qtype, shape = quantized_weight(low, value)
+    return packed_tensor(low, name, qtype, shape, lambda: weight_value(low, value), group, lookup)
+
+
+def packed_tensor(
+    low: Lowering,
+    name: str,
+    qtype: QType,
+    shape: tuple[int, int],
+    value: Callable[[], QuantizedTensor],
+    group: int,
+    lookup: bool = False,
+) -> Struct:
+    """Note that a weight of a format that the kernels read is needed packed, and write its `qcc_qweight`."""
     check_weight(qtype, group)
+    rows, columns = shape
     planes = lookup and stored_bits(qtype) > 1  # a single bit has one layout
     buffer = low.constants.derived(
         f"{name}: {'bit planes' if planes else 'packed'}, group {group}",
-        lambda: pack_quantized(weight_value(low, value), group, name, lookup=planes).blob,
+        lambda: pack_quantized(value(), group, name, lookup=planes).blob,
     )
     blocks, groups, bits = -(-rows // 16), -(-columns // group), stored_bits(qtype)
     scale_at = _aligned(blocks * (_padded(columns, group) // 32) * bits * 64)
@@ -196,19 +211,45 @@ def emit_contract(low: Lowering, op: ContractOp) -> None:
         return
     form = activation_format(kind.qtype, k)
     group = weight_group(qtype, k, form)
-    codes = low.code_rows.get((origin_of(op.input), group))
-    if codes is None:
-        raise Refusal("its input is not the result of a qcc.quantize")
+    codes = codes_of(low, op, group)
     weight = packed_weight(low, op.weight, group, lookup=lookup)
-    name = location_of(op) or quantized_weight(low, op.weight)[0]
-    static = _static_of(low, op.input)
-    low.schedule.contracts.append(
-        ContractCase(name, weight, form.bits, form.narrow, bool(form.group), static, n, k, group, lookup)
-    )
+    note_contract(low, op, weight, form, group)
     fields = {"x": codes.struct(), "w": weight}
     if lookup:
         fields["t"] = table_rows(low, origin_of(op.input), codes, k, has_exact_tables(op)).struct()
     _finish(low, op, "tlinear" if lookup else "qlinear", fields, m, n, m * n * k)
+
+
+def codes_of(low: Lowering, op: ContractOp, group: int) -> CodeRows:
+    """Return the rows of codes that a contraction reads, made for a group of the weight."""
+    codes = low.code_rows.get((origin_of(op.input), group))
+    if codes is None:
+        raise Refusal("its input is not the result of a qcc.quantize")
+    return codes
+
+
+def decoded_rows(low: Lowering, codes: CodeRows, kind: TensorType) -> View:
+    """Return quantized rows of a type as floats."""
+    target = low.temp("f32", kind.shape)
+    fields = {
+        "x": codes.struct(),
+        "y": write(target),
+        "m": product(kind.shape[:-1]),
+        "k": kind.shape[-1],
+        "group": codes.group,
+    }
+    low.call("dequantize", fields, target.elements)
+    return target
+
+
+def note_contract(low: Lowering, op: ContractOp, weight: Struct, form: Activation, group: int) -> None:
+    """Note a contraction with a quantized input, for the golden vectors of its integer sums."""
+    _, qtype, (n, k) = quantized_weight(low, op.weight)
+    name = location_of(op) or quantized_weight(low, op.weight)[0]
+    static, lookup = _static_of(low, op.input), by_lookup(op) and is_native(qtype)
+    low.schedule.contracts.append(
+        ContractCase(name, weight, form.bits, form.narrow, bool(form.group), static, n, k, group, lookup)
+    )
 
 
 def _static_of(low: Lowering, value: SSAValue) -> Pointer | None:
@@ -229,18 +270,21 @@ def _finish(low: Lowering, op: ContractOp, kernel: str, fields: dict[str, Value]
     )
 
 
+def dequantized_weight(low: Lowering, value: SSAValue) -> View:
+    """Return a constant quantized tensor as the floats that its codes stand for."""
+    value = origin_of(value)
+    owner = value.owner
+    name = owner.key.data if isinstance(owner, WeightOp) else quantized_digest(low.quantized[value])
+    buffer = low.constants.derived(f"{name}: dequantized", lambda: tensor_bytes(dequantize(weight_value(low, value))))
+    return dense(buffer, "f32", type_of(value).shape)
+
+
 def emit_dequantize(low: Lowering, op: DequantizeOp) -> None:
     """Lower `qcc.dequantize`: weights at compile time, activations from their rows of codes."""
     kind, value = type_of(op.input), origin_of(op.input)
-    shape = kind.static_shape
     owner = value.owner
     if value in low.quantized or isinstance(owner, WeightOp):
-        assert shape is not None
-        name = owner.key.data if isinstance(owner, WeightOp) else quantized_digest(low.quantized[value])
-        buffer = low.constants.derived(
-            f"{name}: dequantized", lambda: tensor_bytes(dequantize(weight_value(low, value)))
-        )
-        low.views[op.result] = dense(buffer, "f32", kind.shape)
+        low.views[op.result] = dequantized_weight(low, value)
         return
     if value in low.plain_codes:
         decode(low, value, op.result)
@@ -249,17 +293,10 @@ def emit_dequantize(low: Lowering, op: DequantizeOp) -> None:
     columns = columns_of(op.input)
     form = activation_format(kind.qtype, columns)
     codes = low.code_rows[value, form.group or max(columns, 1)]
-    target = low.result(op.result)
-    rows = low.rows(target)
-    low.call(
-        "dequantize",
-        {"x": codes.struct(), "y": write(target), "m": rows.count, "k": columns, "group": codes.group},
-        target.elements,
-    )
+    low.views[op.result] = decoded_rows(low, codes, kind)
 
 
 LOWERINGS: dict[type[Operation], Callable[..., None]] = {
     QuantizeOp: emit_quantize,
-    ContractOp: emit_contract,
     DequantizeOp: emit_dequantize,
 }

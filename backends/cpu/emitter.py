@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qcc.backends.cpu import (
+    emit_cache,
     emit_elementwise,
     emit_gather,
     emit_integer,
@@ -17,6 +18,7 @@ from qcc.backends.cpu import (
     emit_program,
     emit_quant,
     emit_shape,
+    emit_terms,
     emit_transformer,
 )
 from qcc.backends.cpu.arena import ArenaPlan, Lifetime, nominal_symbols, plan_arena
@@ -37,7 +39,9 @@ LOWERINGS = {
     **emit_gather.LOWERINGS,
     **emit_nn.LOWERINGS,
     **emit_transformer.LOWERINGS,
+    **emit_cache.LOWERINGS,
     **emit_quant.LOWERINGS,
+    **emit_terms.LOWERINGS,
     **emit_integer.LOWERINGS,
     **emit_kernel.LOWERINGS,
 }

@@ -70,6 +70,15 @@ def activation_format(qtype: QType, columns: int) -> Activation:
     return Activation(decode.bits, decode.narrow, group, static)
 
 
+def activation_problem(qtype: QType) -> str:
+    """Say why the quantizing kernel cannot make a format, whatever the columns; empty where it can."""
+    try:
+        activation_format(qtype, 2**31)
+    except Refusal as refusal:
+        return refusal.what
+    return ""
+
+
 def weight_group(qtype: QType, columns: int, activation: Activation | None = None) -> int:
     """Return the length along K of the groups that a contraction is computed in.
 
@@ -99,6 +108,15 @@ def check_weight(qtype: QType, group: int) -> None:
         faults.append(f"the sum of a group of {group} may overflow 32 bits; {MAX_GROUP} is the longest")
     if faults:
         raise Refusal(f"its weight has the format '{qtype}': {'; '.join(faults)}")
+
+
+def is_native(qtype: QType) -> bool:
+    """Say whether the kernels read weights of a format as they are."""
+    try:
+        check_weight(qtype, 1)
+    except Refusal:
+        return False
+    return True
 
 
 def stored_bits(qtype: QType) -> int:

@@ -74,8 +74,8 @@ def gptq_around(
         ShapeError: see `gptq`.
     """
     parameters = compute_qparams(weight.masked_fill(apart, 0), qtype, where)
-    moved = weight.clone()
-    codes = round_with_feedback(weight, qtype, parameters, Feedback.of(conditioned(hessian, where)), (apart, moved))
+    moved, feedback = weight.clone(), Feedback.of(hessian, where)
+    codes = round_with_feedback(weight, qtype, parameters, feedback, (apart, moved))
     return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), codes, parameters), moved
 
 

@@ -24,6 +24,7 @@ from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.pipeline import raising, run_passes, solving
 from qcc.passes.transforms import transforming
 from qcc.recipes.load import load_recipe
+from qcc.recipes.model import split_type
 from tests import zoo
 
 BITS: dict[str, Callable[[int, int], float]] = {
@@ -91,3 +92,12 @@ def test_it_runs_and_has_the_bits_it_states(name: str) -> None:
         if any(isinstance(side, Sparse | LowRank) for side in kind.qtype.sides):
             assert None not in store.quantized(key).sides
     assert loss < LOSS[name]
+
+
+@pytest.mark.parametrize(
+    "shape", [(384, 384), (384, 1536), (1536, 384), (256, 256), (128, 256), (704, 256), (256, 704)]
+)
+def test_spqr_takes_less_than_four_bits_all_told(shape: tuple[int, int]) -> None:
+    recipe = load_recipe("spqr-w3")
+    whole = split_type(recipe.weights.qtype(), recipe.outliers, recipe.low_rank)
+    assert storage_bits(whole, shape) < 4 * shape[0] * shape[1]

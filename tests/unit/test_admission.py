@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from xdsl.dialects.builtin import ModuleOp
 
 import qcc
+from qcc.admission import admit
+from qcc.backends.targets import backend_of
 from qcc.errors import UnsupportedOp
+from qcc.frontend.export import import_program
+from qcc.ir.context import QccContext
+from qcc.passes.pipeline import planning, run_passes
+from qcc.recipes.load import load_recipe
 
 
 def test_every_contraction_outside_the_target_is_named(tmp_path: Path) -> None:
@@ -32,16 +41,33 @@ def test_formats_without_kernels_are_named_before_anything_is_solved(tmp_path: P
     }
     with pytest.raises(UnsupportedOp) as caught:
         qcc.compile(model, (torch.randn(3, 64),), recipe=recipe, output=tmp_path / "out")
+    assert len(caught.value.problems) == 2  # weights of every kind of codes are taken
+    assert list(tmp_path.iterdir()) == []
+    target = replace(backend_of("cpu").capabilities, weight_decodes=())
+    with pytest.raises(UnsupportedOp) as caught:
+        admit(planned(model, torch.randn(3, 64), recipe), target)
     text = str(caught.value)
     assert len(caught.value.problems) == 4
     assert "weights in 'fp2_1 | (1,32) e8m0 floor', whose codes are floats" in text
     assert "weights in 'planes(2, -101, free) | (1,32) f16', whose codes are digit planes" in text
     assert "activations in 'fp4_3 | (1,32) e8m0 floor | dynamic'" in text
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_embedding_without_kernels_is_named(tmp_path: Path) -> None:
-    model = nn.Embedding(10, 64).eval()
-    recipe = {"embeddings": {"format": "nvfp4"}}
+def test_what_the_quantizing_kernel_cannot_make_is_named_as_early(tmp_path: Path) -> None:
+    recipe = {"weights": {"format": "int8"}, "activations": {"format": "nvint4"}}
+    with pytest.raises(UnsupportedOp, match="target cpu cannot take 1 of the formats") as caught:
+        qcc.compile(nn.Linear(64, 32).eval(), (torch.randn(3, 64),), recipe=recipe, output=tmp_path / "out")
+    assert "one level of scales is taken" in str(caught.value)
+
+
+def test_an_embedding_without_kernels_is_named() -> None:
+    module = planned(nn.Embedding(10, 64).eval(), torch.tensor([1, 2]), {"embeddings": {"format": "nvfp4"}})
+    target = replace(backend_of("cpu").capabilities, weight_decodes=())
     with pytest.raises(UnsupportedOp, match=r"its table in 'fp2_1 .*', whose codes are floats"):
-        qcc.compile(model, (torch.tensor([1, 2]),), recipe=recipe, output=tmp_path / "out")
+        admit(module, target)
+
+
+def planned(model: nn.Module, x: torch.Tensor, recipe: dict[str, Any]) -> ModuleOp:
+    imported = import_program(torch.export.export(model, (x,)))
+    run_passes(planning(load_recipe(recipe)), QccContext(imported.store), imported.module)
+    return imported.module

@@ -45,6 +45,9 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
     qcc_k_iota,
     qcc_k_index,
     qcc_k_gather,
+    qcc_k_cache_append,
+    qcc_k_cache_read,
+    qcc_k_cache_round,
     qcc_k_encode,
     QCC_FN(qcc_k_requant),
     qcc_k_table_lookup,
@@ -52,6 +55,7 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
     QCC_FN(qcc_k_integer_dot),
     qcc_k_integer_softmax,
     qcc_k_integer_norm,
+    qcc_k_add_sparse,
 };
 
 #undef QCC_FN

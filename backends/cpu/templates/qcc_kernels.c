@@ -21,8 +21,10 @@
 #include "qcc_k_common.h"
 #include "qcc_k_walk.h"
 #include "qcc_k_data.h"
+#include "qcc_k_cache.h"
 #include "qcc_k_integer.h"
 #include "qcc_k_fixed.h"
+#include "qcc_k_sparse.h"
 
 #define QCC_ISA_PORTABLE 0
 #define QCC_ISA_AVX2 1

@@ -157,6 +157,19 @@ static inline int64_t qcc_linear_units(const qcc_linear *a) {
     return qcc_ceil_div(a->n, QCC_TILE_N) * qcc_ceil_div(a->m, QCC_TILE_M);
 }
 
+/* y[m][n] += sum over z of row n of values[z] * x[m][columns[z]], in this order, float32: the scattered outliers of a
+ * weight [n, k] in compressed rows; row n has the places offsets[n] to offsets[n + 1] - 1. Units: rows of the weight. */
+typedef struct {
+    const float *x;
+    int64_t x_stride;
+    const float *values;
+    const int32_t *columns, *offsets;
+    float *y;
+    int64_t y_stride;
+    int64_t m, n;
+} qcc_add_sparse;
+static inline int64_t qcc_add_sparse_units(const qcc_add_sparse *a) { return a->n; }
+
 /* c[i][m][n] = alpha * sum_k a[i][m][k] b[i][k][n] over a batch of up to 4 broadcast dimensions.
  * Any strides for a and b (a transpose is a swap of strides); c has unit stride along n.
  * Units: (batch item) x (column tile of 32). */
@@ -311,6 +324,7 @@ typedef struct {
 } qcc_embedding;
 static inline int64_t qcc_embedding_units(const qcc_embedding *a) { return a->count; }
 
+#include "qcc_kernels_cache.h"
 #include "qcc_kernels_tables.h"
 #include "qcc_kernels_integer.h"
 
@@ -345,6 +359,9 @@ typedef struct {
     QCC_KERNEL(iota, qcc_iota);
     QCC_KERNEL(index, qcc_index);
     QCC_KERNEL(gather, qcc_gather);
+    QCC_KERNEL(cache_append, qcc_cache_append);
+    QCC_KERNEL(cache_read, qcc_cache_read);
+    QCC_KERNEL(cache_round, qcc_cache_round);
     QCC_KERNEL(encode, qcc_encode);
     QCC_KERNEL(requant, qcc_requant);
     QCC_KERNEL(table_lookup, qcc_table_lookup);
@@ -352,6 +369,7 @@ typedef struct {
     QCC_KERNEL(integer_dot, qcc_integer_dot);
     QCC_KERNEL(integer_softmax, qcc_integer_softmax);
     QCC_KERNEL(integer_norm, qcc_integer_norm);
+    QCC_KERNEL(add_sparse, qcc_add_sparse);
 } qcc_kernels;
 
 /* Return the best kernels this processor can run. The environment variable QCC_ISA (portable, avx2,
