@@ -39,9 +39,9 @@ from qcc.ir.program import program_of
 from qcc.ir.store import Plain, WeightStore
 from qcc.kept import kept_beside
 from qcc.keys import program_key, samples_digest
-from qcc.memory import WORTH_SAYING, estimate_compile, parse_bytes, refuse_beyond
-from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, solving_of, targeting
-from qcc.progress import Say, note, share_of
+from qcc.memory import hold_to_memory, parse_bytes
+from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
+from qcc.progress import Say, share_of
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_name, recipe_yaml
 from qcc.report.build import Subject, report_where_cheap
 from qcc.report.files import write_report
@@ -207,13 +207,13 @@ def _build(
     """Compile; the weights of a large model that passes make go to a file, one by one."""
     found = imported or import_program(program, folder=_folder(source))
     if store_bytes(found.store) < LARGE_BYTES:
-        return _built(program, found, source, options, output, say, calls)
+        return build_imported(program, found, source, options, output, say, calls)
     with spool_beside(output) as spool:
         found.store.spool = spool
-        return _built(program, found, source, options, output, say, calls)
+        return build_imported(program, found, source, options, output, say, calls)
 
 
-def _built(
+def build_imported(
     program: torch.export.ExportedProgram,
     imported: Imported,
     source: str,
@@ -222,6 +222,7 @@ def _built(
     say: Say,
     calls: Iterable[Any] | None,
 ) -> Compiled:
+    """Compile an imported program: passes, golden vectors, the target's files, reports."""
     recipe = load_recipe(options.recipe)
     backend = backend_of(options.target)
     check_architectures(backend.capabilities, options.arch)
@@ -239,7 +240,7 @@ def _built(
     run_passes(planned, QccContext(store, calibration, say), module, trace.after)
     final_recipe = planned_recipe(recipe, module)
     admit(module, target)
-    _hold_to_memory(imported, options, _samples(calibration, example), say)
+    hold_to_memory(module, store, calibration.samples if calibration else [example], options.memory_limit, say)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = Plain(store)
     kept = kept_beside(output)
@@ -304,21 +305,6 @@ def _calibration(imported: Imported, calls: Iterable[Any] | None, file: Path | N
     if file is None:
         return None
     return SampleRun(samples_from_file(file, program_of(imported.module), _folder(source)))
-
-
-def _hold_to_memory(imported: Imported, options: Options, samples: list[Mapping[str, torch.Tensor]], say: Say) -> None:
-    """Say what memory the rest of a compilation will take, where that is much, and refuse what does not fit."""
-    estimate = estimate_compile(imported.module, imported.store, solving_of(imported.module), samples)
-    if estimate.total >= WORTH_SAYING:
-        note(say, f"memory: {estimate}")
-    refuse_beyond(estimate, options.memory_limit, "this compilation")
-
-
-def _samples(calibration: SampleRun | None, example: Mapping[str, torch.Tensor]) -> list[Mapping[str, torch.Tensor]]:
-    """Return what runs through the program side by side: the calibration, else the example."""
-    if calibration is not None:
-        return [calibration.samples[index] for index in range(len(calibration.samples))]
-    return [example] if example else []
 
 
 def models_of(folder: Path, manifest: Manifest) -> Models:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from qcc import driver
+from qcc import driver, memory
 from qcc.driver import Compiled, Options, compile_source
 from qcc.frontend.export import import_program
 from qcc.frontend.source import load_source
@@ -44,7 +44,7 @@ def compile_llama(folder: Path, size: Size, name: str = "out.qcc") -> None:
 
 @pytest.mark.usefixtures("small_files")
 def test_no_more_than_a_few_blocks_are_alive_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block, count, built, told = 2 * DEEP.block, LiveBytes(), driver._built, list[Estimate]()
+    block, count, built, told = 2 * DEEP.block, LiveBytes(), driver.build_imported, list[Estimate]()
 
     def estimated(*arguments: Any) -> Estimate:
         told.append(estimate_compile(*arguments))
@@ -54,8 +54,8 @@ def test_no_more_than_a_few_blocks_are_alive_at_once(tmp_path: Path, monkeypatch
         with count:
             return built(*arguments)
 
-    monkeypatch.setattr(driver, "_built", counted)  # what comes before is torch.export's
-    monkeypatch.setattr(driver, "estimate_compile", estimated)
+    monkeypatch.setattr(driver, "build_imported", counted)  # what comes before is torch.export's
+    monkeypatch.setattr(memory, "estimate_compile", estimated)
     compile_llama(tmp_path, DEEP)
     assert len(list((tmp_path / "model").glob("*.safetensors"))) >= 3
     # the float weights of all layers alone are 10 blocks, their codes unpacked another 5
