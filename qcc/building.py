@@ -33,9 +33,9 @@ from qcc.ir.on_disk import spool_beside
 from qcc.ir.program import program_of
 from qcc.ir.store import Plain, WeightStore
 from qcc.kept import KeptWeights, kept_beside
-from qcc.memory import WORTH_SAYING, estimate_compile, refuse_beyond
-from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, solving_of, targeting
-from qcc.progress import Say, note, share_of
+from qcc.memory import hold_to_memory
+from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
+from qcc.progress import Say, share_of
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_name, recipe_yaml
 from qcc.recipes.model import Recipe
 from qcc.report.build import Subject, report_where_cheap
@@ -115,7 +115,7 @@ def means_of(options: Options) -> Means:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """A model that is being compiled, beside the float model it was and what both are run on."""
 
     imported: Imported
@@ -163,7 +163,7 @@ def build(
     """
     means = means_of(options)
     imported = imported or import_program(program, folder=folder_of(source))
-    work = _Work(
+    work = Work(
         imported,
         imported.module.clone(),
         imported.store.copy(),
@@ -172,13 +172,14 @@ def build(
         sample_run(imported, calls, options.calib, source),
     )
     if work.float_bytes < LARGE_BYTES:
-        return _build(work, means, source, options, output, say)
+        return carry_out(work, means, source, options, output, say)
     with spool_beside(output) as spool:
         imported.store.spool = spool
-        return _build(work, means, source, options, output, say)
+        return carry_out(work, means, source, options, output, say)
 
 
-def _build(work: _Work, means: Means, source: str, options: Options, output: Path, say: Say) -> Compiled:
+def carry_out(work: Work, means: Means, source: str, options: Options, output: Path, say: Say) -> Compiled:
+    """Compile a model that was read: passes, golden vectors, the target's files, reports."""
     kept = kept_beside(output)
     quantized = _quantize(work, means, options, say, kept)
     with written_aside(output) as folder:
@@ -205,7 +206,7 @@ def _build(work: _Work, means: Means, source: str, options: Options, output: Pat
     return Compiled(output, threads=options.threads)
 
 
-def _quantize(work: _Work, means: Means, options: Options, say: Say, kept: KeptWeights) -> _Quantized:
+def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWeights) -> _Quantized:
     """Run every pass, and refuse on the way what the target or the memory cannot take."""
     module, store = work.module, work.store
     trace = _Trace(options.dump_ir, say)
@@ -213,7 +214,8 @@ def _quantize(work: _Work, means: Means, options: Options, say: Say, kept: KeptW
     run_passes(means.planning(), QccContext(store, work.calibration, say), module, trace.after)
     recipe = planned_recipe(means.recipe, module)
     admit(module, means.target)
-    _hold_to_memory(work.imported, options, _samples(work.calibration, work.example), say)
+    runs = work.calibration.samples if work.calibration else [work.example]
+    hold_to_memory(module, store, runs, options.memory_limit, say)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = Plain(store)
     run_passes(solving(), QccContext(store, work.calibration, say, kept, share_of(say)), module, trace.after)
@@ -225,7 +227,7 @@ def _quantize(work: _Work, means: Means, options: Options, say: Say, kept: KeptW
     return _Quantized(recipe, unsolved, coverage)
 
 
-def _write_program(folder: Path, work: _Work, recipe: Recipe) -> None:
+def _write_program(folder: Path, work: Work, recipe: Recipe) -> None:
     (folder / PROGRAM).write_text(_module_text(work.module), "utf-8")
     (folder / RECIPE).write_text(recipe_yaml(recipe), "utf-8")
     work.store.save(folder / WEIGHTS)
@@ -234,7 +236,7 @@ def _write_program(folder: Path, work: _Work, recipe: Recipe) -> None:
         save_file(work.example, str(folder / EXAMPLE))
 
 
-def _emit(folder: Path, work: _Work, means: Means, quantized: _Quantized, options: Options, say: Say) -> None:
+def _emit(folder: Path, work: Work, means: Means, quantized: _Quantized, options: Options, say: Say) -> None:
     """Let the backend write and build its project, with golden vectors if an example was kept."""
     module, store, golden = work.module, work.store, None
     if options.golden:
@@ -267,21 +269,6 @@ def sample_run(imported: Imported, calls: Iterable[Any] | None, file: Path | Non
     if file is None:
         return None
     return SampleRun(samples_from_file(file, program_of(imported.module), folder_of(source)))
-
-
-def _hold_to_memory(imported: Imported, options: Options, samples: list[Mapping[str, torch.Tensor]], say: Say) -> None:
-    """Say what memory the rest of a compilation will take, where that is much, and refuse what does not fit."""
-    estimate = estimate_compile(imported.module, imported.store, solving_of(imported.module), samples)
-    if estimate.total >= WORTH_SAYING:
-        note(say, f"memory: {estimate}")
-    refuse_beyond(estimate, options.memory_limit, "this compilation")
-
-
-def _samples(calibration: SampleRun | None, example: Mapping[str, torch.Tensor]) -> list[Mapping[str, torch.Tensor]]:
-    """Return what runs through the program side by side: the calibration, else the example."""
-    if calibration is not None:
-        return [calibration.samples[index] for index in range(len(calibration.samples))]
-    return [example] if example else []
 
 
 def folder_of(source: str) -> Path | None:

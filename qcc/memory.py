@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from qcc.ir.store import WeightStore
 from qcc.ir.transformer import AttentionOp
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.elements import ELEMENT_BYTES
-from qcc.passes.pipeline import Solving
+from qcc.passes.pipeline import Solving, solving_of
+from qcc.progress import Say, note
 
 WORTH_SAYING = 1 << 30
 """Estimates from this on are told to the user."""
@@ -122,6 +123,21 @@ def _scores(op: AttentionOp, sizes: Mapping[str, int]) -> int:
 def _bytes(kind: TensorType, sizes: Mapping[str, int]) -> int:
     element = 4 if kind.qtype is not None else max(ELEMENT_BYTES[kind.scalar], 4)
     return element * math.prod(dim.evaluate(sizes) for dim in kind.shape)
+
+
+def hold_to_memory(
+    module: ModuleOp, store: WeightStore, samples: Sequence[Mapping[str, Tensor]], limit: int | None, say: Say
+) -> None:
+    """Say what memory the rest of a compilation will take, where that is much, and refuse what does not fit.
+
+    Raises:
+        QccError: see `refuse_beyond`.
+    """
+    given = [one for one in (samples[index] for index in range(len(samples))) if one]
+    estimate = estimate_compile(module, store, solving_of(module), given)
+    if estimate.total >= WORTH_SAYING:
+        note(say, f"memory: {estimate}")
+    refuse_beyond(estimate, limit, "this compilation")
 
 
 def refuse_beyond(estimate: Estimate, limit: int | None, what: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from qcc import driver
+from qcc import building, memory
 from qcc.driver import Compiled, Options, compile_source
 from qcc.frontend.export import import_program
 from qcc.frontend.source import load_source
@@ -30,7 +30,7 @@ RECIPE = {
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take small models for large ones."""
-    monkeypatch.setattr(driver, "LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr(building, "LARGE_BYTES", 1 << 20)
     monkeypatch.setattr(on_disk, "LEAST_BYTES", 1 << 14)
 
 
@@ -44,7 +44,7 @@ def compile_llama(folder: Path, size: Size, name: str = "out.qcc") -> None:
 
 @pytest.mark.usefixtures("small_files")
 def test_no_more_than_a_few_blocks_are_alive_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block, count, built, told = 2 * DEEP.block, LiveBytes(), driver._built, list[Estimate]()
+    block, count, built, told = 2 * DEEP.block, LiveBytes(), building.carry_out, list[Estimate]()
 
     def estimated(*arguments: Any) -> Estimate:
         told.append(estimate_compile(*arguments))
@@ -54,8 +54,8 @@ def test_no_more_than_a_few_blocks_are_alive_at_once(tmp_path: Path, monkeypatch
         with count:
             return built(*arguments)
 
-    monkeypatch.setattr(driver, "_built", counted)  # what comes before is torch.export's
-    monkeypatch.setattr(driver, "estimate_compile", estimated)
+    monkeypatch.setattr(building, "carry_out", counted)  # what comes before is torch.export's
+    monkeypatch.setattr(memory, "estimate_compile", estimated)
     compile_llama(tmp_path, DEEP)
     assert len(list((tmp_path / "model").glob("*.safetensors"))) >= 3
     # the float weights of all layers alone are 10 blocks, their codes unpacked another 5
@@ -72,7 +72,7 @@ def test_a_model_in_files_gives_the_same_bytes_as_one_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_llama(tmp_path, SMALL, "plain.qcc")
-    monkeypatch.setattr(driver, "LARGE_BYTES", 0)
+    monkeypatch.setattr(building, "LARGE_BYTES", 0)
     monkeypatch.setattr(on_disk, "LEAST_BYTES", 0)
     compile_llama(tmp_path, SMALL, "files.qcc")
     for name in ("weights.safetensors", "c/weights.bin", "program.mlir"):
