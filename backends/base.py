@@ -218,3 +218,39 @@ class HasToolchain(Protocol):
             BuildError: if a tool is missing.
         """
         ...
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """What one step of a program took: its kernel, the layer it is a part of (or none), the median in ms."""
+
+    kernel: str
+    layer: str
+    ms: float
+
+
+@runtime_checkable
+class HasTimes(Protocol):
+    """A backend that can time the steps of a program that it emitted."""
+
+    def time_calls(self, folder: Path, inputs: Tensors, *, threads: int, runs: int) -> tuple[CallTime, ...]:
+        """Run an emitted program with a clock around every step; the emitted one stays as it is.
+
+        Raises:
+            ShapeError: if the inputs do not fit the program.
+            BuildError: if what times it cannot be built here.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPreview(Protocol):
+    """A backend that can tell from a module before its weights are solved whether `emit` takes it."""
+
+    def preview(self, module: ModuleOp) -> None:
+        """Go through the operations of a final module as `emit` would, without its weights.
+
+        Raises:
+            UnsupportedOp: listing every operation that `emit` would refuse.
+        """
+        ...

@@ -12,9 +12,10 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -55,7 +56,7 @@ class Task:
     samples: list[tuple[Tensor]]
     rows: list[Tensor]
 
-    def compile(self, target: str, folder: Path, **options: list[str]) -> qcc.Compiled:
+    def compile(self, target: str, folder: Path, arch: Sequence[str] = ()) -> qcc.Compiled:
         """Compile for a target by the one recipe."""
         return qcc.compile(
             self.model,
@@ -64,7 +65,7 @@ class Task:
             target=target,
             calibration=self.samples,
             output=folder / f"{target}.qcc",
-            **options,
+            arch=arch,
         )
 
 
@@ -81,9 +82,13 @@ class Row:
 def make_task() -> Task:
     """Take the block and what goes into it out of the encoder that reads the demonstration's sentences."""
     encoder, tokenizer = load()
-    layer = encoder.encoder.layer[0]
+    layer: Any = encoder.encoder.layer[0]
     seen: list[Tensor] = []
-    hook = layer.intermediate.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0])
+
+    hook = layer.intermediate.register_forward_pre_hook(look)
     batch = tokenizer(SENTENCES, return_tensors="pt", padding=True)
     with torch.no_grad():
         encoder(**batch)

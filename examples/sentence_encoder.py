@@ -141,7 +141,7 @@ def print_latency(model: torch.nn.Module, compiled: qcc.Compiled, threads: int) 
 
 def main() -> None:
     """Run the demonstration."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="w4a8")
     parser.add_argument("--output", type=Path, help="keep the artifact here")
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -135,14 +136,14 @@ def decode_in_python(compiled: qcc.Compiled, count: int) -> list[int]:
 
 def main() -> None:
     """Compile, build, decode, and compare with Python and with the float model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, help="keep the artifact here")
     parser.add_argument("--recipe", default="w8a8")
     parser.add_argument("--tokens", type=int, default=32)
     arguments = parser.parse_args()
     if not 1 <= arguments.tokens <= CACHE - len(PROMPT):
         raise SystemExit(f"the cache holds {CACHE} tokens, {len(PROMPT)} of them the prompt's")
-    model = llama()
+    model: Any = llama()
     settings = {"max_new_tokens": arguments.tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     wanted = model.generate(torch.tensor([PROMPT]), **settings)[0, len(PROMPT) :].tolist()
     with tempfile.TemporaryDirectory() as scratch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import torch
 import transformers
@@ -32,14 +33,15 @@ def llama() -> transformers.LlamaForCausalLM:
 
 def main() -> None:
     """Generate with torch, then with qcc, twice: the first call compiles."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="w8a8")
     parser.add_argument("--tokens", type=int, default=24)
     arguments = parser.parse_args()
-    model, prompt = llama(), torch.tensor([[5, 17, 3, 88, 41]])
+    model: Any = llama()
+    prompt = torch.tensor([[5, 17, 3, 88, 41]])
     wanted = model.generate(prompt, max_new_tokens=arguments.tokens, **SETTINGS)
     model.forward = torch.compile(model.forward, backend="qcc", options={"recipe": arguments.recipe})
-    seconds: list[float] = []
+    seconds, found = list[float](), wanted
     for _ in range(2):
         start = time.perf_counter()
         found = model.generate(prompt, max_new_tokens=arguments.tokens, **SETTINGS)

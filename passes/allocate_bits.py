@@ -44,7 +44,7 @@ from qcc.passes.layer_schemes import (
 )
 from qcc.passes.solvers.allocation import allocate, least_cost
 from qcc.recipes.load import load_recipe
-from qcc.recipes.model import Allocation, Override, Recipe, WeightScheme
+from qcc.recipes.model import Budget, Override, Recipe, WeightScheme
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class AllocateBits(ModulePass):
         """
         recipe = load_recipe(self.recipe)
         allocation = recipe.allocate
-        if allocation is None:
+        if allocation is None or allocation.budget is None:
             return
         _refuse_solvers(allocation.candidates)
         layers = [_Layer.of(recipe, one) for one in op.walk() if isinstance(one, LinearOp)]
@@ -74,7 +74,7 @@ class AllocateBits(ModulePass):
         groups = _grouped([one for one in layers if not one.fixed], allocation.candidates)
         if not groups:
             return
-        budget = _Budget(allocation, [one for one in layers if one.fixed], groups)
+        budget = _Budget(allocation.budget, [one for one in layers if one.fixed], groups)
         budget.refuse_unmet()
         from qcc.passes.sensitivity import Choice, harms  # torch stays out of the import of the pass
 
@@ -171,8 +171,8 @@ def _refuse_unfit(groups: Sequence[_Group]) -> None:
 class _Budget:
     """The cost of every choice in bits or bytes, each stored weight once, and what the fixed layers leave for them."""
 
-    def __init__(self, allocation: Allocation, fixed: Sequence[_Layer], groups: Sequence[_Group]) -> None:
-        self._limit = allocation.budget
+    def __init__(self, limit: Budget, fixed: Sequence[_Layer], groups: Sequence[_Group]) -> None:
+        self._limit = limit
         self._in_bytes = self._limit.bytes is not None
         free = [layer for group in groups for layer in group.layers]
         self._weights = sum(math.prod(shape) for shape in _stored([*fixed, *free]).values())
@@ -224,9 +224,9 @@ def _summary(groups: Sequence[_Group], chosen: Sequence[int]) -> str:
 def allocated_recipe(recipe: Recipe, module: ModuleOp) -> Recipe:
     """Return a recipe that gives by overrides what was allocated to the layers of a module, and allocates nothing.
 
-    A recipe without a section `allocate` is returned as it is.
+    A recipe that allocates no weights is returned as it is.
     """
-    if recipe.allocate is None:
+    if recipe.allocate is None or recipe.allocate.budget is None:
         return recipe
     layers = [one for one in module.walk() if isinstance(one, LinearOp | ConvOp | ContractOp)]
     names = list(dict.fromkeys(map(layer_name, layers)))
@@ -236,4 +236,6 @@ def allocated_recipe(recipe: Recipe, module: ModuleOp) -> Recipe:
         for name, weights in chosen.items()
         if weights != recipe.weights
     ]
-    return recipe.model_copy(update={"allocate": None, "overrides": (*recipe.overrides, *found)})
+    return recipe.model_copy(
+        update={"allocate": recipe.allocate.without_weights(), "overrides": (*recipe.overrides, *found)}
+    )

@@ -34,6 +34,8 @@ from qcc.passes.channels import Misplaced, Place, whole
 
 __all__ = ["Binding", "Kind", "Place", "Proof", "Refusals", "keeps", "prove", "space_on", "stream_norms", "streams"]
 
+_FIX = "leave these channels as they are, or transform a value behind which every reader can take it"
+
 NOT_FOLDED = "not_folded"
 """Name of the attribute that says why an operation could not be folded."""
 
@@ -130,9 +132,9 @@ def prove(kind: Kind, seed: Place, what: str, *, cuts: tuple[type[Operation], ..
     try:
         trace = _search(kind, seed, size, cuts, insert, {})
     except Blocked as blocked:
-        raise IllegalFold(f"{what} is not legal", [blocked.problem]) from blocked
+        raise IllegalFold(f"{what} is not legal", [blocked.problem], fix=_FIX) from blocked
     except Misplaced as error:
-        raise IllegalFold(f"{what} is not legal", [Problem(_where(seed.value), str(error))]) from error
+        raise IllegalFold(f"{what} is not legal", [Problem(_where(seed.value), str(error))], fix=_FIX) from error
     return _proof(trace, seed)
 
 

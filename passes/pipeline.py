@@ -11,6 +11,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from qcc.errors import QccError
 from qcc.passes.allocate_bits import AllocateBits, allocated_recipe
+from qcc.passes.allocate_cache import AllocateCache, allocated_cache_recipe
 from qcc.passes.annotate_groups import AnnotateGroups
 from qcc.passes.assign_formats import AssignFormats
 from qcc.passes.calibrate import Calibrate
@@ -74,7 +75,7 @@ def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
     For targets that are `integer_only` every other value gets a format as well.
     """
     text = recipe.model_dump_json()
-    bits = [] if recipe.allocate is None else [AllocateBits(text)]
+    bits = [] if recipe.allocate is None else [AllocateBits(text), AllocateCache(text)]
     layers = [LowerConv(text), Canonicalize(), FoldConstants(), *bits, AssignFormats(text), QuantizeCache(text)]
     layers += transforming_codes(recipe)
     values = [QuantizeValues(text), Canonicalize(), FoldConstants()] if integer_only else []
@@ -83,7 +84,7 @@ def planning(recipe: Recipe, *, integer_only: bool = False) -> list[ModulePass]:
 
 def planned_recipe(recipe: Recipe, module: ModuleOp) -> Recipe:
     """Return a recipe with every choice that planning made for this module written out."""
-    return allocated_recipe(recipe, module)
+    return allocated_cache_recipe(allocated_recipe(recipe, module), module)
 
 
 def solving() -> list[ModulePass]:

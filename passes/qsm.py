@@ -2,11 +2,12 @@
 
     linear(norm x weight g, w)   ->   linear(norm x weight g / s, w * s)   read as static codes of scale 1
 
-s[j] is the static scale of channel j in the recipe's activation format, the range of least squared error on the
-calibration samples (`clip=mse`) or the largest magnitude (`clip=amax`). The norm then gives numbers in units of codes,
-so that quantizing is rounding; the steps are in the weights, whose rows are quantized after. Legality, proved by
-`legality`: as for `smooth`. Inputs of other layers have no norm that could take the step, and stay as the recipe
-says. Before rounding equal in real arithmetic; computed in float64.
+s[j] is the static scale of channel j in the recipe's activation format: the range of least squared error on the
+calibration samples (`clip=mse`), the largest magnitude (`clip=amax`), or (`clip=adaptive`) what a search channel by
+channel finds best for the outputs of the layers, whose weights are rounded once they have taken the step. The norm
+then gives numbers in units of codes, so that quantizing is rounding; the steps are in the weights, whose rows are
+quantized after. Legality, proved by `legality`: as for `smooth`. Inputs of other layers have no norm that could take
+the step, and stay as the recipe says. Before rounding equal in real arithmetic; computed in float64.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from qcc.recipes.load import load_recipe
 if TYPE_CHECKING:
     from qcc.calibrate.ranges import StaticRange
 
-Clip = Literal["amax", "mse"]
+Clip = Literal["amax", "mse", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,24 @@ class Qsm(ModulePass):
         proofs = prove_sites(Kind.DIAGONAL, norm_sites(op), refusals)
         if not proofs:
             return
+        from qcc.passes.scale_search import readers_of_sites
         from qcc.passes.scales import bounded, divide_channels, over_classes, watch_values
+        from qcc.passes.step_search import best_steps
 
-        store = store_of(ctx, self.name)
+        store, user = store_of(ctx, self.name), f"transform {self.name}"
         formats = _formats(self.recipe, proofs)
         ranges = [self._range(proof, text) for proof, text in zip(proofs, formats, strict=True)]
         values = [proof.seed.value for proof in proofs]
         watch = {value: found.add for value, found in zip(values, ranges, strict=True)}
         seen = {value: found.channels for value, found in zip(values, ranges, strict=True)}
-        watch_values(ctx, op, f"transform {self.name}", watch, seen)
-        for proof, text, found in zip(proofs, formats, ranges, strict=True):
-            steps = found.parameters()["scale0"].flatten().double()
-            divide_channels(op, store, proof, over_classes(proof, bounded(steps)), "qsm")
+        watch_values(ctx, op, user, watch, seen)
+        searches = self.clip == "adaptive"
+        readers = readers_of_sites(ctx, op, user, self.recipe, proofs) if searches else [[] for _ in proofs]
+        for proof, text, found, behind in zip(proofs, formats, ranges, readers, strict=True):
+            steps = over_classes(proof, bounded(found.parameters()["scale0"].flatten().double()))
+            if text and behind:
+                steps = best_steps(store, proof, behind, steps, bounded(found.channels.amax.double()), text)
+            divide_channels(op, store, proof, steps, "qsm")
             for one in proof.consumers:
                 if text and isinstance(one.op, LinearOp):
                     one.op.attributes[INPUT_FORMAT] = StringAttr(f"{text} | tensor f32 constant(1)")
@@ -75,7 +82,8 @@ class Qsm(ModulePass):
         from qcc.calibrate.ranges import StaticRange
 
         plain = quantized_type(text or "int8", "tensor", "f32", "static")
-        return StaticRange(with_statistic(plain, self.clip, (-1, 1)), proof.size, 2)
+        clip = "mse" if self.clip == "adaptive" else self.clip
+        return StaticRange(with_statistic(plain, clip, (-1, 1)), proof.size, 2)
 
 
 def _formats(recipe: str, proofs: list[Proof]) -> list[str]:

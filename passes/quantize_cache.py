@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -42,6 +42,9 @@ from qcc.passes.kv_sites import KEEP_IN_BUFFERS, Cache, attention_names, cache_o
 from qcc.recipes.kv_cache import CacheTensor, KvCache
 from qcc.recipes.load import load_recipe
 from qcc.recipes.model import Recipe
+
+ALLOCATED_CACHE = "allocated_cache"
+"""Name of the attribute with the section `kv_cache`, as JSON, that was chosen for an attention."""
 
 ROLES = {1: "keys", 2: "values"}
 """What the operands of attention are, by their index."""
@@ -64,12 +67,20 @@ class QuantizeCache(ModulePass):
         """
         recipe = load_recipe(self.recipe)
         names = attention_names(op)
-        _refuse_unmatched(recipe, names)
-        wanted = _wanted(recipe, names)
-        _refuse(wanted)
-        rewriter = _Rewriter(ctx.store if isinstance(ctx, QccContext) else None)
-        for one in wanted:
-            rewriter.rewrite(one)
+        refuse_unmatched(recipe, names)
+        schemes = {one: cache_scheme(recipe, one, name) for one, name in names.items()}
+        keep_as_codes(names, schemes, ctx.store if isinstance(ctx, QccContext) else None)
+
+
+def keep_as_codes(
+    names: Mapping[AttentionOp, str], schemes: Mapping[AttentionOp, KvCache], store: WeightStore | None
+) -> None:
+    """Rewrite the keys and values of attentions as their schemes say; raises what the pass does."""
+    wanted = _wanted(names, schemes)
+    _refuse(wanted)
+    rewriter = _Rewriter(store)
+    for one in wanted:
+        rewriter.rewrite(one)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +103,22 @@ class _Wanted:
         return f"{self.name}: {ROLES[self.index]}"
 
 
-def cache_scheme(recipe: Recipe, name: str) -> KvCache:
-    """Return how the attention of a name keeps keys and values: by the last override that matches, or the recipe."""
+def cache_scheme(recipe: Recipe, op: AttentionOp, name: str) -> KvCache:
+    """Return how an attention keeps keys and values: as allocated, by the last override that matches, or the recipe."""
+    noted = op.attributes.get(ALLOCATED_CACHE)
+    if isinstance(noted, StringAttr):
+        return KvCache.model_validate_json(noted.data)
+    return overriding(recipe, name) or recipe.kv_cache
+
+
+def overriding(recipe: Recipe, name: str) -> KvCache | None:
+    """Return what the last override that matches says of an attention's keys and values, if one does."""
     found = [one.kv_cache for one in recipe.overrides if one.kv_cache is not None and one.matches(name)]
-    return found[-1] if found else recipe.kv_cache
+    return found[-1] if found else None
 
 
-def _refuse_unmatched(recipe: Recipe, names: Mapping[AttentionOp, str]) -> None:
+def refuse_unmatched(recipe: Recipe, names: Mapping[AttentionOp, str]) -> None:
+    """Refuse overrides of keys and values that match no attention."""
     known = list(dict.fromkeys(names.values()))
     hint = f"attentions are named like '{known[0]}'" if known else "the model has no attention"
     problems = [
@@ -110,10 +130,10 @@ def _refuse_unmatched(recipe: Recipe, names: Mapping[AttentionOp, str]) -> None:
         raise RecipeError(f"the recipe does not fit {len(problems)} places of the model", problems)
 
 
-def _wanted(recipe: Recipe, names: Mapping[AttentionOp, str]) -> list[_Wanted]:
+def _wanted(names: Mapping[AttentionOp, str], schemes: Mapping[AttentionOp, KvCache]) -> list[_Wanted]:
     found: list[_Wanted] = []
-    for op, name in names.items():
-        scheme = cache_scheme(recipe, name)
+    for op, scheme in schemes.items():
+        name = names[op]
         tensors: list[tuple[int, CacheTensor]] = [(1, scheme.key_scheme), (2, scheme.value_scheme)]
         for index, one in tensors:
             if not one.is_float:

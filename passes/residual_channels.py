@@ -72,7 +72,7 @@ class ResidualChannels(ModulePass):
         if not (0 < self.threshold <= 1 and 0 < self.share <= 1 and self.multiple >= 1):
             what = f"threshold={self.threshold}, share={self.share}, multiple={self.multiple}"
             raise RecipeError(WHAT, [Problem("residual_channels", what, "0 < threshold, share <= 1, multiple >= 1")])
-        inputs = [one for one in op.walk() if isinstance(one, QuantizeOp) and not isinstance(one.input.owner, WeightOp)]
+        inputs = [one for one in op.walk() if isinstance(one, QuantizeOp) and _readers(one)]
         inputs = _legal(inputs, keep=keeps(self.illegal))
         if not inputs:
             return
@@ -101,7 +101,7 @@ class ResidualChannels(ModulePass):
 
 
 def _readers(op: QuantizeOp) -> list[ContractOp]:
-    return [use.operation for use in op.result.uses if isinstance(use.operation, ContractOp)]
+    return [use.operation for use in op.result.uses if isinstance(use.operation, ContractOp) and use.index == 0]
 
 
 def _columns(op: QuantizeOp) -> int:

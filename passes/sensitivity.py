@@ -13,7 +13,7 @@ more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -116,22 +116,39 @@ def _output_error(
     view: FloatView, store: WeightStore, calibration: Calibration
 ) -> Callable[[Choice, WeightScheme], float]:
     """Run the float program, and return what says how far the outputs are from it when one choice is rounded."""
-    outputs = _Outputs.of(view.module)
-    calibration.observe(view.module, store, outputs.watch(outputs.keep))
+    measure = output_error(view.module, store, calibration, "bit allocation by output", "write by: hessian")
 
     def error(choice: Choice, scheme: WeightScheme) -> float:
+        return measure({key: _rounded(store.tensor(key), scheme, key) for key in choice.keys})
+
+    return error
+
+
+def output_error(
+    module: ModuleOp, store: WeightStore, calibration: Calibration, user: str, fix: str
+) -> Callable[[Mapping[str, Tensor]], float]:
+    """Run a float program, and return what says how far its outputs are from that when some weights are replaced.
+
+    Raises:
+        QccError: if no output is a float; `user` needs one, and `fix` is what else could be done.
+        ShapeError: if samples do not fit the program.
+    """
+    outputs = Outputs.of(module, user, fix)
+    calibration.observe(module, store, outputs.watch(outputs.keep))
+
+    def error(replaced: Mapping[str, Tensor]) -> float:
         weights = store.copy()
-        for key in choice.keys:
-            weights[key] = _rounded(store.tensor(key), scheme, key)
+        for key, weight in replaced.items():
+            weights[key] = weight
         outputs.start()
-        calibration.observe(view.module, weights, outputs.watch(outputs.compare))
+        calibration.observe(module, weights, outputs.watch(outputs.compare))
         return outputs.error()
 
     return error
 
 
 @dataclass(eq=False)
-class _Outputs:
+class Outputs:
     """The float outputs of a program on all samples, and how far another run is from them."""
 
     values: list[SSAValue]
@@ -141,19 +158,23 @@ class _Outputs:
     seen: dict[SSAValue, int] = field(default_factory=dict[SSAValue, int])
 
     @staticmethod
-    def of(module: ModuleOp) -> _Outputs:
+    def of(module: ModuleOp, user: str, fix: str) -> Outputs:
         """Take the float outputs that are computed, each once."""
         ends = [value for op in module.walk() if isinstance(op, ReturnOp) for value in op.operands]
         floats = [one for one in dict.fromkeys(ends) if isinstance(one, OpResult) and type_of(one).is_float]
         if not floats:
-            raise QccError("bit allocation by output needs an output of floats", fix="write by: hessian")
-        return _Outputs(list(floats))
+            raise QccError(f"{user} needs an output of floats", fix=fix)
+        return Outputs(list(floats))
 
-    def watch(self, see: Callable[[SSAValue, Tensor], None]) -> dict[SSAValue, Callable[[Tensor], None]]:
+    def watch(
+        self, see: Callable[[SSAValue, Tensor], None], copies: Mapping[SSAValue, SSAValue] | None = None
+    ) -> dict[SSAValue, Callable[[Tensor], None]]:
+        """Return what to observe: the outputs, or those of a copy of the program where values have other names."""
+
         def seen_at(value: SSAValue) -> Callable[[Tensor], None]:
             return lambda tensor: see(value, tensor)
 
-        return {value: seen_at(value) for value in self.values}
+        return {value if copies is None else copies[value]: seen_at(value) for value in self.values}
 
     def keep(self, value: SSAValue, tensor: Tensor) -> None:
         self.kept.setdefault(value, []).append(tensor.detach().clone())

@@ -3,7 +3,9 @@
     linear(norm x weight g bias h, w)   ->   linear(norm x weight g / s bias h / s, w * s)
     s[j] = max |norm[j]|^alpha / max |w[:, j]|^(1 - alpha)
 
-over all layers that read the norm. Legality, proved by `legality`: layers alone read the norm, so a norm that also
+over all layers that read the norm. With `search`, one alpha in steps of 1/20 is taken for all norms: that of least
+squared error of the program's outputs on the samples, all weights rounded in the recipe's formats (SmoothQuant+,
+arXiv 2312.03788). Legality, proved by `legality`: layers alone read the norm, so a norm that also
 feeds a residual (post-norm) is refused. A norm without a weight gets one. The maxima of activations come from
 calibration samples. Equal in real arithmetic; computed in float64.
 """
@@ -11,7 +13,7 @@ calibration samples. Equal in real arithmetic; computed in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -21,32 +23,46 @@ from qcc.ir.context import store_of
 from qcc.passes.legality import Kind, Refusals, keeps
 from qcc.passes.sites import norm_sites, prove_sites
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Smooth(ModulePass):
-    """The pass; needs the weight store and samples. `alpha` 0 looks at weights alone, 1 at activations alone."""
+    """The pass; needs the weight store and samples. `alpha` 0 looks at weights alone, 1 at activations alone.
+
+    `recipe` (a name, a path, or JSON text) names the formats that a search rounds to.
+    """
 
     name: ClassVar[str] = "smooth"
 
     alpha: float = 0.5
     illegal: str = "refuse"
+    search: bool = False
+    recipe: str = "w4"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite the module and its store.
 
         Raises:
             IllegalFold: naming what else reads each norm that feeds layers.
-            QccError: if there are no samples.
+            QccError: if there are no samples, or a search has no float output to compare.
         """
         refusals = Refusals("smoothing the results of norms", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, norm_sites(op), refusals)
         if not proofs:
             return
         from qcc.passes.scales import bounded, column_amax, divide_channels, observe_channels, over_classes
+        from qcc.passes.smooth_search import best_alpha
 
-        store = store_of(ctx, self.name)
-        statistics = observe_channels(ctx, op, f"transform {self.name}", [one.seed for one in proofs])
-        for proof, found in zip(proofs, statistics, strict=True):
-            activations, weights = found.amax.double(), column_amax(store, proof)
-            scales = activations**self.alpha / weights ** (1 - self.alpha)
-            divide_channels(op, store, proof, over_classes(proof, bounded(scales)), "smooth")
+        store, user = store_of(ctx, self.name), f"transform {self.name}"
+        statistics = observe_channels(ctx, op, user, [one.seed for one in proofs])
+        maxima = [(found.amax.double(), column_amax(store, one)) for one, found in zip(proofs, statistics, strict=True)]
+
+        def scales_of(alpha: float) -> list[Tensor]:
+            raw = [activations**alpha / weights ** (1 - alpha) for activations, weights in maxima]
+            return [over_classes(proof, bounded(one)) for proof, one in zip(proofs, raw, strict=True)]
+
+        alpha = best_alpha(ctx, op, user, self.recipe, proofs, scales_of) if self.search else self.alpha
+        for proof, scales in zip(proofs, scales_of(alpha), strict=True):
+            divide_channels(op, store, proof, scales, "smooth")

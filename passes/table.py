@@ -13,6 +13,12 @@ def _allocate_bits() -> type[ModulePass]:
     return AllocateBits
 
 
+def _allocate_cache() -> type[ModulePass]:
+    from qcc.passes.allocate_cache import AllocateCache
+
+    return AllocateCache
+
+
 def _annotate_groups() -> type[ModulePass]:
     from qcc.passes.annotate_groups import AnnotateGroups
 
@@ -237,6 +243,7 @@ def _solve_weights() -> type[ModulePass]:
 
 PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "allocate-bits": _allocate_bits,
+    "allocate-cache": _allocate_cache,
     "annotate-groups": _annotate_groups,
     "assign-formats": _assign_formats,
     "awq": _awq,

@@ -43,7 +43,7 @@ def transforming(recipe: Recipe) -> list[ModulePass]:
     later: list[tuple[Transform, ModulePass]] = [
         ("permute", Permute(recipe.permute.by, illegal)),
         ("diagonal", DiagonalScale(text, illegal)),
-        ("smooth", Smooth(recipe.smooth.alpha, illegal)),
+        ("smooth", _smoothing(recipe, text)),
         ("awq", Awq(text, illegal)),
         ("smooth_attention", SmoothAttention(recipe.smooth_attention.alpha, illegal)),
         ("qsm", Qsm(text, recipe.qsm.clip, illegal)),
@@ -63,6 +63,11 @@ def transforming_codes(recipe: Recipe) -> list[ModulePass]:
 def _norms(recipe: Recipe) -> list[ModulePass]:
     illegal = recipe.illegal_folds
     return [FoldBatchNorm(illegal), FoldNorm(illegal), CentreStreams(illegal)]
+
+
+def _smoothing(recipe: Recipe, text: str) -> Smooth:
+    alpha, illegal = recipe.smooth.alpha, recipe.illegal_folds
+    return Smooth(illegal=illegal, search=True, recipe=text) if alpha == "search" else Smooth(alpha, illegal)
 
 
 def _rotations(recipe: Recipe) -> list[ModulePass]:

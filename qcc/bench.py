@@ -6,7 +6,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def _peer(name: str, compiled: Compiled, inputs: dict[str, torch.Tensor]) -> Cal
     return call
 
 
-def in_turns(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+def in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
     """Time each call in turns until each has run for long enough; milliseconds of every run."""
     for call in calls.values():
         for _ in range(WARM_UP):

@@ -24,6 +24,9 @@ def report(
     artifact: ArtifactArgument,
     data: DataOption = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained page.")] = None,
+    times: Annotated[
+        bool, typer.Option("--times", help="Time every layer: builds the program once more, with clocks.")
+    ] = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -32,6 +35,7 @@ def report(
     \b
     qcc report model.qcc
     qcc report model.qcc --data samples.safetensors --html report.html
+    qcc report model.qcc --times
     """
     with errors(debug):
         from qcc.report.command import report_of
@@ -39,7 +43,7 @@ def report(
         from qcc.report.terminal import layer_rows, section_table, summary_lines
 
         with progress(json_) as say:
-            found = report_of(artifact, data, say)
+            found = report_of(artifact, data, say, times=times)
         if html is not None:
             html.write_text(page_text(found), "utf-8")
         if json_:

@@ -15,11 +15,12 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from qcc.artifact import Coverage, Manifest, read_manifest, unzip, written_aside, zip_folder
+from qcc.backends.base import CallTime, HasTimes
 from qcc.backends.targets import backend_of
 from qcc.cache import Cache
 from qcc.calling import flatten_arguments, unflatten_results
 from qcc.coverage import bits_text
-from qcc.errors import CheckpointError, ShapeError
+from qcc.errors import CheckpointError, QccError, ShapeError
 from qcc.inspection import read_module
 from qcc.ir.binding import bind_symbols
 from qcc.ir.program import ProgramOp, StateOp, program_of
@@ -81,6 +82,18 @@ class Compiled:
         """Run with the calling convention of the original module: torch tensors in and out."""
         outputs = self.run(flatten_arguments(self.manifest.signature, args, kwargs))
         return unflatten_results(self.manifest.signature, outputs)
+
+    def time_calls(self, inputs: Mapping[str, torch.Tensor], runs: int, threads: int) -> tuple[CallTime, ...]:
+        """Time every step of the program on inputs by name, in order: medians of some runs, in ms.
+
+        Raises:
+            QccError: if the target cannot time its steps.
+            BuildError: if what times them cannot be built here.
+        """
+        backend = backend_of(self.manifest.target)
+        if not isinstance(backend, HasTimes):
+            raise QccError(f"target {self.manifest.target} cannot time single layers", fix="leave --times away")
+        return backend.time_calls(self.folder, inputs, threads=threads, runs=runs)
 
     def reset(self) -> None:
         """Give mutable buffers their first values again."""

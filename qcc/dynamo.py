@@ -29,6 +29,7 @@ from qcc.jit.gradients import FIX, refusing_gradients
 from qcc.jit.graph import CompiledGraph
 from qcc.jit.options import JitOptions, read_options
 from qcc.jit.program import GroupProgram
+from qcc.jit.shapes import let_sizes_vary
 from qcc.jit.summary import GraphSummary
 from qcc.jit.weights import stored_inputs
 
@@ -57,6 +58,7 @@ def backend(
     wanted = read_options(options, mode)
     modules = _modules_in_scope()
     _refuse_training(graph, modules)
+    let_sizes_vary(graph)
     stored = stored_inputs(graph, examples)
     _refuse_gradients(examples)
     target = target_of(examples, wanted.target)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
+from qcc.ir.cache import CacheAppendOp
+from qcc.ir.kernel import origin_of
 from qcc.ir.program import ProgramOp
 from qcc.ir.types import type_of
 
@@ -15,8 +18,10 @@ def resized_inputs(
 ) -> dict[str, torch.Tensor]:
     """Repeat or cut the example inputs to the sizes that `symbols` gives (elements per symbol).
 
-    Values stay ones that the model was exported with, so that indices stay in range.
+    Values stay ones that the model was exported with, so that indices stay in range; but positions in a quantized cache
+    go on counting.
     """
+    counted = _counted_inputs(program)
     result: dict[str, torch.Tensor] = {}
     for name, argument in zip(program.input_names, program.body.block.args, strict=True):
         value = example[name]
@@ -24,8 +29,34 @@ def resized_inputs(
             size = dim.evaluate(symbols)
             index = torch.arange(size) % max(value.shape[axis], 1)
             value = value.index_select(axis, index)
+        if name in counted and value.dim() == 1 and value.numel():
+            value = example[name][0] + torch.arange(value.numel(), dtype=value.dtype)
         result[name] = value.contiguous()
     return result
+
+
+def overruns_cache(program: ProgramOp, inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Say whether inputs write behind the end of a quantized cache."""
+    counted = _counted_inputs(program)
+    return any(value.numel() and int(value.max()) >= counted[name] for name, value in inputs.items() if name in counted)
+
+
+def _counted_inputs(program: ProgramOp) -> dict[str, int]:
+    """Return the inputs that are positions in quantized caches, and how many tokens the shortest of these holds."""
+    found: dict[str, int] = {}
+    for op in program.body.walk():
+        if isinstance(op, CacheAppendOp) and isinstance(source := _source_of(op.positions), BlockArgument):
+            name, tokens = program.input_names[source.index], type_of(op.parts[0]).shape[2].constant or 0
+            found[name] = min(tokens, found.get(name, tokens))
+    return found
+
+
+def _source_of(value: SSAValue) -> SSAValue:
+    """Look through operations of one operand, such as casts."""
+    value = origin_of(value)
+    while isinstance(owner := value.owner, Operation) and len(owner.operands) == 1:
+        value = origin_of(owner.operands[0])
+    return value
 
 
 def varied_inputs(example: Mapping[str, torch.Tensor], count: int) -> list[dict[str, torch.Tensor]]:

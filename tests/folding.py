@@ -78,3 +78,9 @@ def error_of(name: str, passes: Sequence[ModulePass]) -> tuple[float, ModuleOp, 
     before = outputs(module, store, inputs)
     run_passes(passes, QccContext(store), module)
     return relative(outputs(module, store, inputs), before), module, store
+
+
+def single(store: WeightStore) -> WeightStore:
+    """Return a store with its floats in float32, as programs declare them."""
+    tensors = {key: store.tensor(key) for key in store}
+    return WeightStore({key: one.float() if one.is_floating_point() else one for key, one in tensors.items()})

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from qcc.backends.base import Backend, BackendOptions, Capabilities, Emitted, Golden
+from qcc.backends.base import Backend, BackendOptions, CallTime, Capabilities, Emitted, Golden, Tensors
 from qcc.backends.cpu.build import build_library, cpu_features, toolchain_text
 from qcc.backends.cpu.costs import ACCUMULATOR_BITS, BYTE_COST, COSTS
 from qcc.backends.cpu.ctext import C_TYPES, c_name
 from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
 from qcc.backends.cpu.legalize import legalize
+from qcc.backends.cpu.profile import time_calls
 from qcc.backends.cpu.project import write_project
 from qcc.backends.cpu.qformat import activation_problem
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
@@ -95,6 +96,11 @@ class CpuBackend(Backend):
             BuildError: if there is no C compiler.
         """
         return "\0".join([toolchain_text(options.cc), cpu_features()])
+
+    def time_calls(self, folder: Path, inputs: Tensors, *, threads: int, runs: int) -> tuple[CallTime, ...]:
+        """Build the program once more with a clock around every call, and run it; see `HasTimes`."""
+        inner = folder / FOLDER
+        return time_calls(inner if inner.is_dir() else folder, inputs, threads=threads, runs=runs)
 
     def load(self, folder: Path, *, threads: int | None = None) -> CpuProgram:
         """Load the library of an emitted folder (`out`, or `out/c`).

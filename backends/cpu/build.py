@@ -65,23 +65,31 @@ def has_openmp(compiler: list[str], folder: Path) -> bool:
             path.unlink(missing_ok=True)
 
 
-def build_library(folder: Path, name: str, *, cc: str | None = None, extra: tuple[str, ...] = ()) -> Built:
-    """Compile `lib<name>.so` in an emitted folder.
+def build_library(
+    folder: Path,
+    name: str,
+    *,
+    cc: str | None = None,
+    extra: tuple[str, ...] = (),
+    defines: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> Built:
+    """Compile `lib<name>.so` of an emitted folder, there or in `out`; `defines` are for the program alone.
 
     Raises:
         BuildError: if there is no compiler, or it refuses the code: with its first errors and the command.
     """
     compiler = find_compiler(cc)
-    openmp = [OPENMP] if has_openmp(compiler, folder) else []
+    openmp = [OPENMP] if has_openmp(compiler, out or folder) else []
     without = Problem(compiler[0], "has no OpenMP: the program runs on one thread", "apt install libomp-dev")
     fallbacks = () if openmp else (without,)
-    library = folder / f"lib{name}.so"
+    library = (out or folder) / f"lib{name}.so"
     flags = [*FLAGS, *openmp, *extra]
     with tempfile.TemporaryDirectory() as scratch:
         kernels, program = Path(scratch) / "qcc_kernels.o", Path(scratch) / "program.o"
         commands = [
             _compile_kernels(compiler, flags, folder, kernels),
-            _checked([*compiler, *flags, "-c", str(folder / f"{name}.c"), "-o", str(program)]),
+            _checked([*compiler, *flags, *defines, "-c", str(folder / f"{name}.c"), "-o", str(program)]),
             _checked([*compiler, *openmp, *extra, "-shared", str(program), str(kernels), "-o", str(library), "-lm"]),
         ]
     return Built(library, fallbacks, tuple(commands))

@@ -48,6 +48,7 @@ def model_context(lowered: Lowered, name: str, written: WeightsFile) -> dict[str
             {"name": kernel, "scratch": scratch, "own": kernel in OWN_KERNELS}
             for kernel, scratch in sorted(kernels.items())
         ],
+        "timed": [{"kernel": c_string(one.kernel), "layer": c_string(one.layer)} for one in schedule.calls],
         "checks": [{"size": c_dim(one.size), "text": c_string(one.text)} for one in schedule.checks],
         "check_symbols": _symbols(one.size for one in schedule.checks),
         "parts": c_parts(schedule, places),

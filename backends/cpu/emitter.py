@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qcc.backends.cpu import (
+    emit_cache,
     emit_elementwise,
     emit_gather,
     emit_integer,
@@ -38,6 +39,7 @@ LOWERINGS = {
     **emit_gather.LOWERINGS,
     **emit_nn.LOWERINGS,
     **emit_transformer.LOWERINGS,
+    **emit_cache.LOWERINGS,
     **emit_quant.LOWERINGS,
     **emit_terms.LOWERINGS,
     **emit_integer.LOWERINGS,

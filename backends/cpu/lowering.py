@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.code_rows import CodeRows
@@ -19,9 +20,9 @@ from qcc.backends.cpu.table_rows import TableRows
 from qcc.backends.cpu.views import ONE, ZERO, Buffer, Rows, View, as_rows, collapse, dense
 from qcc.backends.cpu.weights import Constants
 from qcc.errors import Problem, UnsupportedOp
-from qcc.ir.base import location_of, show
+from qcc.ir.base import LAYER, location_of, show
 from qcc.ir.dims import Dim, Shape, product
-from qcc.ir.kernel import origin_of
+from qcc.ir.kernel import KernelOp, kernel_parts, origin_of
 from qcc.ir.program import ProgramOp, UpdateStateOp
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.tensor import QuantizedTensor
@@ -54,6 +55,7 @@ class Lowering:
         self.table_rows: dict[tuple[SSAValue, int, bool], TableRows] = {}
         self.pending: list[tuple[str, View]] = []
         self._comment = ""
+        self._layer = ""
         for index, argument in enumerate(program.body.block.args):
             kind = type_of(argument)
             self.views[argument] = dense(Buffer("input", index), kind.scalar, kind.shape)
@@ -76,6 +78,7 @@ class Lowering:
         if op not in self._live:
             return
         self._comment = describe(op)
+        outer, self._layer = self._layer, layer_of(op) or self._layer
         try:
             if (lower := self._table.get(type(op))) is None:
                 raise Refusal("has no kernel", "lower it to other operations first")
@@ -84,6 +87,7 @@ class Lowering:
             where = f"{op.name} at {location_of(op) or show_results(op)}"
             self._problems.append(Problem(where, refusal.what, refusal.fix))
             self._invent_results(op)
+        self._layer = outer
 
     def _invent_results(self, op: Operation) -> None:
         """Give a refused operation results of the right shape, so that later refusals are found as well."""
@@ -131,7 +135,7 @@ class Lowering:
         serial: bool = False,
     ) -> None:
         """Append a kernel call."""
-        self.schedule.calls.append(Call(kernel, fields, work, self._comment, scratch, status, serial))
+        self.schedule.calls.append(Call(kernel, fields, work, self._comment, scratch, status, serial, self._layer))
 
     def require(self, size: Dim, text: str) -> None:
         """Check at run time that a dimension is not negative."""
@@ -221,6 +225,13 @@ def kind_of(value: SSAValue) -> TensorType:
 def show_results(op: Operation) -> str:
     """Write the types of an operation's results."""
     return ", ".join(f"{show(type_of(r).shape)} {type_of(r).element}" for r in op.results) or op.name
+
+
+def layer_of(op: Operation) -> str:
+    """Name the layer that an operation is, or that the root of a kernel is; empty for all others."""
+    layer = kernel_parts(op).root if isinstance(op, KernelOp) else op
+    named = None if layer is None else layer.attributes.get(LAYER)
+    return named.data if isinstance(named, StringAttr) else ""
 
 
 def describe(op: Operation) -> str:

@@ -85,8 +85,8 @@ def _factor(dim: Dim) -> str:
     return text if text.replace("_", "a").isalnum() else f"({text})"
 
 
-def c_call(call: Call, places: Places) -> list[str]:
-    """Write a call as a block: a comment with its origin, the arguments one per line, the call."""
+def c_call(call: Call, places: Places, index: int) -> list[str]:
+    """Write the `index`-th call as a block: a comment with its origin, the arguments one per line, the call."""
     lines = [f"    /* {line} */" for line in _wrapped(c_comment(call.comment))]
     lines += ["    {", f"        const qcc_{call.kernel} args = {{"]
     for name, value in call.fields.items():
@@ -95,7 +95,7 @@ def c_call(call: Call, places: Places) -> list[str]:
         lines.append("            .status = &c->status,")
     lines.append("        };")
     work = "0 /* in order */" if call.serial else c_dim(call.work)
-    lines.append(f"        run_{call.kernel}(c, &args, {work});")
+    lines.append(f"        TIMED({index}, run_{call.kernel}(c, &args, {work}));")
     lines.append("    }")
     if call.status:
         where = c_string(call.status + " (" + call.comment + ")")
@@ -127,7 +127,7 @@ def c_parts(schedule: Schedule, places: Places) -> list[Part]:
     parts: list[Part] = []
     for start in range(0, len(schedule.calls), PART):
         calls = schedule.calls[start : start + PART]
-        lines = [line for call in calls for line in c_call(call, places)]
+        lines = [line for index, call in enumerate(calls, start) for line in c_call(call, places, index)]
         parts.append(Part(len(parts), used_symbols(calls), tuple(lines)))
     return parts
 

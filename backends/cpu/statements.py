@@ -59,7 +59,8 @@ class Call:
     """One kernel call: `struct` is its argument's type name, `kernel` its entry in the table of kernels.
 
     `work` estimates the cost in elementary steps, so that small calls stay on one thread. `status` asks for a
-    check of the call's status word afterwards; `serial` forbids splitting the call over threads.
+    check of the call's status word afterwards; `serial` forbids splitting the call over threads. `layer` names the
+    layer that the call computes a part of, if any.
     """
 
     kernel: str
@@ -69,6 +70,7 @@ class Call:
     scratch: bool = False
     status: str = ""
     serial: bool = False
+    layer: str = ""
 
 
 @dataclass(frozen=True)

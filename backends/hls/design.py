@@ -8,6 +8,7 @@ from typing import cast
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Step
 from qcc.backends.hls.units import Fold, SteppedUnit, Unit
+from qcc.backends.hls.units_embedding import EmbeddingUnit
 from qcc.backends.hls.units_matvec import LoadUnit, Stored
 
 
@@ -38,12 +39,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the program: its name, element type (`f32` or an integer's) and shape, and its stream."""
+    """An input or output of the program: its name, element type (`f32` or an integer's) and shape, and its stream.
+
+    The numbers of an input that picks rows of a table lie in `0..below - 1`; 0 stands for no limit.
+    """
 
     name: str
     scalar: str
     shape: tuple[int, ...]
     edge: str
+    below: int = 0
 
 
 @dataclass
@@ -98,7 +103,8 @@ class Graph:
 class Stream:
     """A stream of the folded design: tokens of `width` elements, and the depth of its FIFO (0 at a port).
 
-    A depth is `needed` where the design stops with one place less.
+    A depth is `needed` where the design stops with one place less. At a port a token is a beat of `width` bytes on a
+    `bus`: "stream" or "memory".
     """
 
     name: str
@@ -109,18 +115,30 @@ class Stream:
     reader: str
     depth: int = 2
     needed: bool = False
+    bus: str = ""
 
     @property
     def bits(self) -> int:
         """Bits of a token; `width` counts lanes of 64 bits where it carries weights."""
+        if self.bus:
+            return 8 * self.width
         return self.width * (64 if self.element is None else self.element.bits)
 
     @property
     def ctype(self) -> str:
         """The C++ type of a token."""
+        if self.bus:
+            return f"ap_axiu<{self.bits}, 0, 0, 0>" if self.bus == "stream" else f"ap_uint<{self.bits}>"
         if self.element is None:
             return f"qcc::lanes<{self.width}>"
         return f"qcc::vec<{self.element.ctype}, {self.width}>"
+
+    @property
+    def argument(self) -> str:
+        """The parameter of a C++ function that reads or writes the port."""
+        if self.bus == "memory":
+            return f"{'const ' if self.reader else ''}{self.ctype} *{self.name}"
+        return f"hls::stream<{self.ctype}> &{self.name}"
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,21 @@ class Design:
         """Cycles from one frame to the next: those of the busiest unit."""
         return max(one.cycles for one in self.nodes)
 
-    def loads(self) -> list[tuple[Built, LoadUnit]]:
-        """Return the units that read weights from memory."""
-        return [(one, one.node.unit) for one in self.nodes if isinstance(one.node.unit, LoadUnit)]
+    def stored(self) -> list[tuple[Built, Stored]]:
+        """Return the units with a memory port, and whose words are behind it."""
+        found: list[tuple[Built, Stored]] = []
+        for one in self.nodes:
+            if (words := stored_of(one.node.unit)) is not None:
+                found.append((one, words))
+        return found
+
+
+def stored_of(unit: Unit) -> Stored | None:
+    """Return whose words a unit reads over a memory port of its own; None where it has none."""
+    match unit:
+        case LoadUnit():
+            return unit.reader
+        case EmbeddingUnit() if unit.in_memory:
+            return unit
+        case _:
+            return None

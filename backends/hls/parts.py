@@ -26,6 +26,11 @@ class Part:
     bram18: int
     uram: int
 
+    @property
+    def banks(self) -> tuple[str, int]:
+        """The kind of memory banks that an Alveo card's platform names, and how many; "" for other boards."""
+        return BANKS.get(self.name, ("", 0))
+
     def use(self, cost: Cost) -> dict[str, float]:
         """Return the share of every resource that a design takes, 1.0 being all of it."""
         return {
@@ -39,6 +44,9 @@ class Part:
         """Say whether a design fits by the estimate."""
         return max(self.use(cost).values()) <= 1.0
 
+
+BANKS = {"xcu200": ("DDR", 4), "xcu250": ("DDR", 4), "xcu280": ("HBM", 32), "xcu55c": ("HBM", 32)}
+"""Memory banks of the Alveo cards (DS962, DS963, DS978)."""
 
 PARTS = (
     Part("xc7z020", "xc7z020clg400-1", 53_200, 106_400, 220, 280, 0),

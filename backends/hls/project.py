@@ -7,12 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.base import Golden
-from qcc.backends.hls import lower_boundary, lower_contract, lower_rows, lower_shape
+from qcc.backends.hls import lower_boundary, lower_contract, lower_embedding, lower_rows, lower_shape
 from qcc.backends.hls.aptypes import copy_headers
 from qcc.backends.hls.design import Design, Graph, Port
 from qcc.backends.hls.folding import (
@@ -34,6 +33,7 @@ from qcc.backends.hls.report import REPORT, SECTIONS, design_report, sections, s
 from qcc.backends.hls.settings import HlsSettings
 from qcc.backends.hls.simulate import least_depths, with_depths
 from qcc.backends.hls.timing import Timing, predict
+from qcc.backends.hls.units_port import NUMPY, with_ports
 from qcc.errors import Problem, QccError, ShapeError, UnsupportedOp
 from qcc.ir.program import StateOp, program_of
 from qcc.ir.store import WeightStore
@@ -43,6 +43,7 @@ LOWERINGS = {
     **lower_contract.LOWERINGS,
     **lower_shape.LOWERINGS,
     **lower_rows.LOWERINGS,
+    **lower_embedding.LOWERINGS,
 }
 """The function that lowers each operation."""
 
@@ -54,9 +55,6 @@ SLACK = 1.1
 
 SKIP_FRAMES = 2
 """Frames more that skips are made to hold at most, where a frame rate asks for it."""
-
-NUMPY = {"f32": np.float32, "i32": np.int32, "i64": np.int64, "i8": np.int8, "u8": np.uint8, "i1": np.uint8}
-"""Element types in the files of the testbench."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _fold(graph: Graph, settings: HlsSettings, interval: int | None, taken: int 
         part = settings.part
         most = {"lut": part.lut, "ff": part.ff, "dsp": part.dsp, "bram18": part.bram18}
         folds = fastest(graph, choices, {name: FULLNESS * value for name, value in most.items()})
-    return join(graph, folds)
+    return with_ports(join(graph, folds), settings.interface)
 
 
 def _check_fit(design: Design, settings: HlsSettings) -> None:
@@ -194,7 +192,8 @@ def write_project(project: Project, golden: Golden | None, top: str, folder: Pat
         target.write_text(text, "utf-8")
     source = template_folder()
     shutil.copytree(source / "qcc_hls", folder / "src" / "qcc_hls")
-    shutil.copyfile(source / "hls_stream.h", folder / "sim" / "hls_stream.h")
+    for name in ("hls_stream.h", "ap_axi_sdata.h"):
+        shutil.copyfile(source / name, folder / "sim" / name)
     copy_headers(folder / "ap_types")
     (folder / "weights").mkdir()
     for memory in memories_of(design):
@@ -232,5 +231,4 @@ def golden_bytes(design: Design, golden: Golden | None) -> tuple[bytes, bytes]:
 
 def port_bytes(port: Port, tensor: torch.Tensor) -> bytes:
     """Return a tensor as the testbench reads it: row-major, little-endian."""
-    array = tensor.detach().cpu().contiguous().numpy().astype(NUMPY[port.scalar])
-    return array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return tensor.detach().cpu().contiguous().numpy().astype(NUMPY[port.scalar]).tobytes()

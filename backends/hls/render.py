@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment
 
-from qcc.backends.hls.design import Built, Design, Port, Stream
+from qcc.backends.hls.design import Built, Design, Port, Stream, stored_of
 from qcc.backends.hls.settings import HlsSettings
 from qcc.backends.hls.steps import Array, element_type, numbers_text
 from qcc.backends.hls.timing import Timing
 from qcc.backends.hls.units import Fold
 from qcc.backends.hls.units_matvec import Stored
+from qcc.backends.hls.units_port import BYTES, NUMPY
 from qcc.backends.templates import source_templates
 
 HEADERS = {
@@ -26,13 +27,11 @@ HEADERS = {
     "elementwise.h": ("map", "join"),
     "rows.h": ("softmax", "norm"),
     "boundary.h": ("quantize", "dequantize"),
-    "flow.h": ("reorder", "concat", "constant", "duplicate", "gearbox"),
+    "ports.h": ("enter", "leave"),
+    "flow.h": ("reorder", "concat", "constant", "duplicate", "gearbox", "embedding"),
 }
 HEADER_OF = {kind: header for header, kinds in HEADERS.items() for kind in kinds}
 """The header that has the C++ template of every kind of unit."""
-
-BYTES = {"f32": 4, "i32": 4, "i64": 8, "i8": 1, "u8": 1, "i1": 1}
-"""Bytes of an element in the files of the testbench."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def _any_nonzero(values: Array) -> bool:
 def memories_of(design: Design) -> list[Memory]:
     """Return the weights that are read from memory, in the order of the ports."""
     found: list[Memory] = []
-    for built, load in design.loads():
-        unit, fold = load.reader, built.fold
+    for built, unit in design.stored():
+        fold = built.fold
         lanes = unit.word_lanes(fold)
         found.append(Memory(f"weights_{built.node.name}", unit.depth(fold), lanes, unit, fold))
     return found
@@ -115,14 +114,15 @@ def layer_text(design: Design, built: Built) -> str:
 def _port(design: Design, port: Port) -> dict[str, object]:
     stream = design.streams[port.edge]
     return {
-        "stream": stream.name, "ctype": stream.ctype, "type": f"{stream.name}_t", "tokens": stream.tokens,
-        "width": stream.width, "bytes": BYTES[port.scalar], "elements": prod(port.shape),
+        "stream": stream.name, "port": port.name, "ctype": stream.ctype, "beats": stream.tokens, "bits": stream.bits,
+        "numpy": NUMPY[port.scalar],
+        "bytes": BYTES[port.scalar], "elements": prod(port.shape), "scalar": port.scalar, "shape": port.shape,
     }  # fmt: skip
 
 
 def _arguments(design: Design, memories: Sequence[Memory]) -> str:
     ports = [*design.inputs, *design.outputs]
-    streams = [f"hls::stream<{one.edge}_t> &{one.edge}" for one in ports]
+    streams = [design.streams[one.edge].argument for one in ports]
     return ", ".join([*streams, *(f"const qcc::lanes<{one.lanes}> *{one.name}" for one in memories)])
 
 
@@ -130,7 +130,7 @@ def _calls(design: Design) -> list[dict[str, object]]:
     calls: list[dict[str, object]] = []
     for built in design.nodes:
         node = built.node
-        memory = [f"weights_{node.name}"] if node.unit.template == "load" else []
+        memory = [f"weights_{node.name}"] if stored_of(node.unit) is not None else []
         calls.append({"name": node.name, "arguments": [*memory, *node.inputs, *node.outputs]})
     return calls
 
@@ -139,6 +139,7 @@ def project_context(design: Design, top: str, settings: HlsSettings, timing: Tim
     """Return what the templates of the project need."""
     memories = memories_of(design)
     inputs, outputs = ([_port(design, one) for one in ports] for ports in (design.inputs, design.outputs))
+    ports = [*design.inputs, *design.outputs]
     fifos: list[Stream] = design.fifos
     return {
         "top": top,
@@ -149,13 +150,33 @@ def project_context(design: Design, top: str, settings: HlsSettings, timing: Tim
         "outputs": outputs,
         "memories": [{"name": one.name, "words": one.count, "lanes": one.lanes} for one in memories],
         "arguments": _arguments(design, memories),
-        "call": [*(one.edge for one in (*design.inputs, *design.outputs)), *(f"{one.name}.data()" for one in memories)],
+        "interface": settings.interface,
+        **_linking(settings, ports, memories),
+        "call": [
+            *(one.edge + (".data()" if settings.interface == "memory" else "") for one in ports),
+            *(f"{one.name}.data()" for one in memories),
+        ],
         "fifos": fifos,
         "nodes": _calls(design),
         "in_bytes": sum(prod(one.shape) * BYTES[one.scalar] for one in design.inputs),
         "out_bytes": sum(prod(one.shape) * BYTES[one.scalar] for one in design.outputs),
     }
 
+
+def _linking(settings: HlsSettings, ports: Sequence[Port], memories: Sequence[Memory]) -> dict[str, object]:
+    """Return what connects the ports on a board: memory banks, and names of DMA engines."""
+    kind, banks = settings.part.banks
+    buffers = [one.edge for one in ports] if settings.interface == "memory" else []
+    return {
+        "bus_ports": [*buffers, *(one.name for one in memories)],
+        "bank": kind,
+        "banks": banks,
+        "dmas": [f"`dma_{one.edge}`" for one in ports],
+    }
+
+
+MEMORY_FILES = {"host/xrt_host.cpp": "xrt_host.cpp.j2"}
+"""Files of projects whose ports are memory, beside `PROJECT_FILES`: XRT moves buffers."""
 
 PROJECT_FILES = {
     "src/{top}.h": "top.h.j2",
@@ -166,15 +187,18 @@ PROJECT_FILES = {
     "hls_config.cfg": "hls_config.cfg.j2",
     "run_hls.tcl": "run_hls.tcl.j2",
     "README.md": "README.md.j2",
+    "connectivity.cfg": "connectivity.cfg.j2",
+    "host/pynq_driver.py": "pynq_driver.py.j2",
 }
 """Files of a project and their templates."""
 
 
 def render_project(design: Design, context: Mapping[str, object]) -> dict[str, str]:
     """Return the text of every file that is printed, by its path inside the project."""
+    files = {**PROJECT_FILES, **(MEMORY_FILES if context["interface"] == "memory" else {})}
     texts = {
         path.format(top=context["top"]): _environment().get_template(template).render(context)
-        for path, template in PROJECT_FILES.items()
+        for path, template in files.items()
     }
     for built in design.nodes:
         texts[f"src/layers/{built.node.name}.h"] = layer_text(design, built)

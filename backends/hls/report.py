@@ -55,7 +55,7 @@ def design_report(design: Design, settings: HlsSettings, timing: Timing) -> dict
             }
             for one in design.fifos
         ],
-        "memories": [{"name": f"weights_{built.node.name}", "layer": built.node.layer} for built, _ in design.loads()],
+        "memories": [{"name": f"weights_{built.node.name}", "layer": built.node.layer} for built, _ in design.stored()],
         "inputs": [asdict(one) for one in design.inputs],
         "outputs": [asdict(one) for one in design.outputs],
     }

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import torch
 
 from qcc.backends.base import Tensors
 from qcc.backends.hls.design import Port
-from qcc.backends.hls.project import NUMPY, port_bytes
+from qcc.backends.hls.project import port_bytes
 from qcc.backends.hls.report import read_report
+from qcc.backends.hls.units_port import NUMPY
 from qcc.errors import BuildError, CheckpointError, Problem, ShapeError
 
 TORCH = {
@@ -61,11 +63,12 @@ class HlsProgram:
             ShapeError: listing every input that is missing, or whose dtype or shape does not fit.
             BuildError: if the simulation does not build.
         """
-        self._check(inputs)
         return self.run_frames([inputs])[0]
 
-    def run_frames(self, frames: list[Tensors]) -> list[dict[str, torch.Tensor]]:
+    def run_frames(self, frames: Sequence[Tensors]) -> list[dict[str, torch.Tensor]]:
         """Compute frames one after another in one run of the simulation."""
+        for frame in frames:
+            self._check(frame)
         program = self._built()
         with tempfile.TemporaryDirectory(prefix="qcc-hls-") as scratch:
             source, target = Path(scratch) / "in.dat", Path(scratch) / "out.dat"
@@ -85,6 +88,9 @@ class HlsProgram:
                 problems.append(Problem(f"input '{port.name}'", "is missing"))
             elif tuple(found.shape) != port.shape or found.dtype != TORCH[port.scalar]:
                 what = f"is {found.dtype} {tuple(found.shape)}, not {TORCH[port.scalar]} {port.shape}"
+                problems.append(Problem(f"input '{port.name}'", what))
+            elif port.below and found.numel() and not 0 <= int(found.min()) <= int(found.max()) < port.below:
+                what = f"picks rows {int(found.min())}..{int(found.max())} of a table of {port.below}"
                 problems.append(Problem(f"input '{port.name}'", what))
         if problems:
             raise ShapeError("the inputs do not fit the design", problems)
@@ -115,7 +121,7 @@ def _port(data: dict[str, object]) -> Port:
     shape = data["shape"]
     assert isinstance(shape, list)
     sizes = tuple(int(str(one)) for one in shape)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return Port(str(data["name"]), str(data["scalar"]), sizes, str(data["edge"]))
+    return Port(str(data["name"]), str(data["scalar"]), sizes, str(data["edge"]), int(str(data["below"])))
 
 
 def _read_frames(data: bytes, ports: list[Port], count: int) -> list[dict[str, torch.Tensor]]:
@@ -124,9 +130,9 @@ def _read_frames(data: bytes, ports: list[Port], count: int) -> list[dict[str, t
     for _ in range(count):
         frame: dict[str, torch.Tensor] = {}
         for port in ports:
-            kind = np.dtype(NUMPY[port.scalar]).newbyteorder("<")
+            kind = np.dtype(NUMPY[port.scalar])
             size = prod(port.shape)
-            array = np.frombuffer(data, kind, size, at).astype(NUMPY[port.scalar]).reshape(port.shape)
+            array = np.frombuffer(data, kind, size, at).astype(kind.newbyteorder("=")).reshape(port.shape)
             frame[port.name] = torch.from_numpy(array).to(TORCH[port.scalar])
             at += size * kind.itemsize
         frames.append(frame)

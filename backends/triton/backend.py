@@ -61,6 +61,14 @@ class TritonBackend:
         ops = [one for one in torch_operations(program_of(module)) if LEFT_IN_FLOAT not in one.attributes]
         return tuple(Problem(location_of(op) or op.name, f"{op.name} is left to torch") for op in ops)
 
+    def preview(self, module: ModuleOp) -> None:
+        """Find the launches of a final module; its weights need not be solved.
+
+        Raises:
+            UnsupportedOp: listing everything quantized that no kernel covers.
+        """
+        steps_of(program_of(module), solved=False)
+
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path
     ) -> Emitted:

@@ -33,6 +33,7 @@ from qcc.ir.base import location_of
 from qcc.ir.elementwise import BinaryOp, CastOp, UnaryOp
 from qcc.ir.fusion import step_kind
 from qcc.ir.kernel import KernelOp, kernel_parts, outer_value, uses_of
+from qcc.ir.parameters import given_parts
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.transform import RotateOp, RotationKind
 from qcc.ir.transformer import NormOp
@@ -223,10 +224,21 @@ def _requantize(op: QuantizeOp, faults: list[str]) -> list[Step]:
     if isinstance(found, list):
         faults += found
         return []
-    if found.scale != "tensor" or len(op.scales) != 1 or op.zero is not None:
+    if found.scale != "tensor" or not _takes_one_scale(op):
         faults.append("a quantization after a contraction that is not static, with one given scale for the tensor")
         return []
     return [Requantize(found.low, found.high)]
+
+
+def _takes_one_scale(op: QuantizeOp) -> bool:
+    """Whether the one parameter that a static quantization is given, or will be by calibration, is a scale."""
+    qtype = type_of(op.result).qtype
+    return qtype is not None and [part.role for part in given_parts(qtype)] == ["scale"]
+
+
+def _given_scale(op: QuantizeOp) -> SSAValue | None:
+    """Return the scale of a static quantization; None while it is not calibrated."""
+    return outer_value(op.scales[0]) if op.scales else None
 
 
 def _other(op: BinaryOp, running: SSAValue) -> SSAValue:
@@ -246,7 +258,7 @@ def _lower_contract(
         if isinstance(op, BinaryOp):
             operands.append(outer_value(_other(op, running)))
         elif isinstance(op, QuantizeOp):
-            out_scale = outer_value(op.scales[0])
+            out_scale = _given_scale(op)
         running = op.results[0]
     return GemmStep(
         spec,
@@ -318,7 +330,7 @@ def _lower_rows(
         None if norm is None or norm.weight is None else outer_value(norm.weight),
         None if norm is None or norm.bias is None else outer_value(norm.bias),
         0.0 if norm is None else norm.eps.value.data,
-        outer_value(quantize.scales[0]) if quantize is not None and stored else None,
+        _given_scale(quantize) if quantize is not None and stored else None,
         values,
         None if quantize is None else quantize.result,
     )
@@ -335,7 +347,7 @@ def _row_spec(places: _RowOps, source: str, columns: int, values: bool) -> RowSp
         found = input_format(qtype, columns)
         faults += found if isinstance(found, list) else []
         given = given if isinstance(found, list) else found
-        if given.scale == "tensor" and (len(quantize.scales) != 1 or quantize.zero is not None):
+        if given.scale == "tensor" and not _takes_one_scale(quantize):
             faults.append("a static quantization without one given scale")
         sums = _sums(quantize, faults)
     if faults:

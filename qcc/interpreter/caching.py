@@ -6,8 +6,7 @@ import torch
 
 from qcc.interpreter.values import Evaluate, Frame, fail, wide
 from qcc.ir.base import location_of
-from qcc.ir.cache import RECENT, CacheAppendOp, CacheReadOp, CacheRoundOp, cache_parts
-from qcc.ir.dims import Dim
+from qcc.ir.cache import RECENT, CacheAppendOp, CacheReadOp, CacheRoundOp
 from qcc.ir.types import type_of
 from qcc.numerics.kv_cache import settled, tokens_a_group
 from qcc.numerics.levels import stored_dtype
@@ -21,8 +20,7 @@ _Parts = dict[str, torch.Tensor]
 
 
 def _parts(op: _Cache, values: list[torch.Tensor]) -> _Parts:
-    names = cache_parts((Dim.of(1),) * 4, op.format.data, op.window.value.data, "f32")
-    return dict(zip(names, values, strict=True))
+    return dict(zip(op.part_names, values, strict=True))
 
 
 def _span(op: _Cache, positions: torch.Tensor, tokens: int) -> tuple[int, int]:

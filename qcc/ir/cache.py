@@ -50,9 +50,16 @@ def cache_parts(shape: Shape, qtype: QType, window: int, scalar: str) -> dict[st
     return parts
 
 
-class _CacheOperation(QccOperation):
+class CacheOperation(QccOperation):
+    """What the operations of quantized caches share: the format, and how many of the latest tokens stay as they are."""
+
     format = prop_def(QTypeAttr)
     window = prop_def(IntegerAttr)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts, in their order."""
+        return tuple(cache_parts((Dim.of(1),) * 4, self.format.data, self.window.value.data, "f32"))
 
     def check_format(self) -> None:
         """Refuse a format that no cache is kept in, and a window of a negative length."""
@@ -79,7 +86,7 @@ class _CacheOperation(QccOperation):
 
 
 @irdl_op_definition
-class CacheAppendOp(_CacheOperation):
+class CacheAppendOp(CacheOperation):
     """Write `rows` [B, H, n, D] at consecutive `positions` [n] into a cache given and returned in parts.
 
     The call continues where the last one ended, repeats the last token, or starts anew at position 0; what is behind
@@ -119,7 +126,7 @@ class CacheAppendOp(_CacheOperation):
 
 
 @irdl_op_definition
-class CacheReadOp(_CacheOperation):
+class CacheReadOp(CacheOperation):
     """What a cache in parts stands for, [B, H, T, D]: codes decoded, recent tokens as they are.
 
     Tokens behind the last of `positions` read as zeros.
@@ -154,7 +161,7 @@ class CacheReadOp(_CacheOperation):
 
 
 @irdl_op_definition
-class CacheRoundOp(_CacheOperation):
+class CacheRoundOp(CacheOperation):
     """What a cache would read of `input` [B, H, T, D] after all T tokens are written: an append and a read at once."""
 
     name = "qcc.cache_round"

@@ -97,3 +97,24 @@ class KvCache(CacheTensor):
     def keeps_floats(self) -> bool:
         """Whether keys and values both stay in floating point."""
         return self.key_scheme.is_float and self.value_scheme.is_float
+
+    def with_bits(self, keys: int, values: int) -> KvCache:
+        """Return the same with other widths of codes; what stays in floating point does so."""
+        changed = [
+            one if one.is_float else one.model_copy(update={"format": f"{one.format[:-1]}{bits}"})
+            for one, bits in ((self.key_scheme, keys), (self.value_scheme, values))
+        ]
+        return KvCache(keys=changed[0], values=changed[1], window=self.window)
+
+
+class CacheAllocation(BaseModel):
+    """Widths to choose from for the keys and for the values of each attention (KVTuner, Li et al., arXiv 2502.04420).
+
+    `bits_per_value` is what all keys and values may take on average, scales and zero points counted. Everything else
+    about a cache is as `kv_cache` says; attentions that an override gives a `kv_cache` keep it, and count.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bits: Annotated[tuple[Annotated[int, Field(ge=2, le=8)], ...], Field(min_length=1)] = (8, 4, 2)
+    bits_per_value: Annotated[float, Field(gt=0, le=64)]

@@ -13,7 +13,7 @@ from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import LowRank, Sparse
 from qcc.recipes.formats import FLOAT_FORMATS, check_format, is_whole, quantized_type, with_statistic
-from qcc.recipes.kv_cache import KvCache
+from qcc.recipes.kv_cache import CacheAllocation, KvCache
 
 Group = Literal["row", "tensor"] | Annotated[int, Field(ge=1)]
 Transform = Literal[
@@ -206,9 +206,15 @@ class Rotation(_Strict):
 
 
 class Smoothing(_Strict):
-    """Options of `smooth` and `smooth_attention`: how much of the outliers moves, from none (0) to all (1)."""
+    """Options of `smooth_attention`: how much of the outliers moves, from none (0) to all (1)."""
 
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+
+class SmoothingOfNorms(_Strict):
+    """Options of `smooth`: how much of the outliers moves, from none (0) to all (1), or what a search finds best."""
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["search"] = 0.5
 
 
 class Sorting(_Strict):
@@ -218,9 +224,13 @@ class Sorting(_Strict):
 
 
 class Migration(_Strict):
-    """Options of `qsm`: the range that the scale of a channel covers."""
+    """Options of `qsm`: the range that the scale of a channel covers.
 
-    clip: Literal["amax", "mse"] = "mse"
+    The largest magnitude, that of least squared error of the channel, or, `adaptive`, of the output: with what the
+    weights lose that take the scale.
+    """
+
+    clip: Literal["amax", "mse", "adaptive"] = "mse"
 
 
 class Expansion(_Strict):
@@ -265,7 +275,8 @@ class Override(_Strict):
     @property
     def is_for_layers(self) -> bool:
         """Whether some layer is meant; else it is an attention."""
-        return self.kv_cache is None or self.weights is not None or self.activations is not None
+        sections = (self.weights, self.activations, self.outliers, self.low_rank)
+        return self.kv_cache is None or any(one is not None for one in sections)
 
 
 class Budget(_Strict):
@@ -284,21 +295,31 @@ class Budget(_Strict):
 class Allocation(_Strict):
     """Formats to choose from for each layer, and the budget for all; `by` is how their harm is measured.
 
-    Layers that an override gives weights keep them, and count against the budget.
+    Layers that an override gives weights keep them, and count against the budget. `kv_cache` chooses bits of keys and
+    values; without it, or beside it, `candidates` and `budget` choose weights.
     """
 
-    candidates: Annotated[tuple[WeightScheme, ...], Field(min_length=2)]
-    budget: Budget
+    candidates: tuple[WeightScheme, ...] = ()
+    budget: Budget | None = None
     by: Literal["output", "hessian"] = "output"
+    kv_cache: CacheAllocation | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if bool(self.candidates) != (self.budget is not None):
+            raise ValueError("candidates and budget belong together: write both")
+        if len(self.candidates) == 1 or not (self.candidates or self.kv_cache):
+            raise ValueError("write at least two candidates with a budget, or kv_cache, or both")
         if floats := [one.format for one in self.candidates if one.is_float]:
             what = f"candidates are quantized formats, not {', '.join(floats)}"
             raise ValueError(f"{what}: leave layers in float by overrides")
         if twice := sorted({str(one.qtype()) for one in self.candidates if self.candidates.count(one) > 1}):
             raise ValueError(f"candidates are named twice: {', '.join(twice)}")
         return self
+
+    def without_weights(self) -> Allocation | None:
+        """Return what is left to choose once the weights are."""
+        return None if self.kv_cache is None else Allocation(kv_cache=self.kv_cache)
 
 
 class Recipe(_Strict):
@@ -313,7 +334,7 @@ class Recipe(_Strict):
     transforms: tuple[Transform, ...] = ()
     rotate: Rotation = Rotation()
     permute: Sorting = Sorting()
-    smooth: Smoothing = Smoothing()
+    smooth: SmoothingOfNorms = SmoothingOfNorms()
     smooth_attention: Smoothing = Smoothing()
     qsm: Migration = Migration()
     expand_k: Expansion = Expansion()
@@ -332,8 +353,11 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _allocates(self) -> Self:
-        if self.allocate is not None and self.weights.is_float:
+        allocation = self.allocate
+        if allocation is not None and allocation.candidates and self.weights.is_float:
             raise ValueError("allocate chooses among quantized layers, and weights leaves all in float: set its format")
+        if allocation is not None and allocation.kv_cache is not None and self.kv_cache.keeps_floats:
+            raise ValueError("allocate.kv_cache chooses bits of a cache that kv_cache keeps in float: set its format")
         apart = [one.side() for part in (self, *self.overrides) for one in (part.outliers, part.low_rank) if one]
         if self.allocate is not None and any(apart):
             what = "allocate counts the formats of its candidates, and outliers and low_rank would come on top"

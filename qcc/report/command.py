@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from qcc.report.bisect import Finding, bisect
 from qcc.report.build import EXAMPLE_DATA, Subject, constant_note, make_report, read_report
 from qcc.report.measure import measure
 from qcc.report.model import Report
+from qcc.report.times import time_section
 
 Say = Callable[[str], None]
 
@@ -24,10 +26,10 @@ SECONDS = 1.0
 LEAST_RUNS, MOST_RUNS = 5, 200
 
 
-def report_of(artifact: Path, data: Path | None, say: Say) -> Report:
+def report_of(artifact: Path, data: Path | None, say: Say, *, times: bool = False) -> Report:
     """Return the report of an artifact: what was measured when it was compiled, or anew on samples from a file.
 
-    The latency of the whole program is measured where it can run in this process.
+    The latency of the whole program is measured where it can run in this process; with `times`, that of every layer.
 
     Raises:
         CheckpointError: if the artifact or the file cannot be read.
@@ -37,7 +39,7 @@ def report_of(artifact: Path, data: Path | None, say: Say) -> Report:
     compiled = load(artifact)
     known = read_report(compiled.folder)
     if data is None and known is not None and (known.samples or not compiled.manifest.source):
-        return known.model_copy(update={"latency_ms": latency_of(compiled, compiled.example(), say)})
+        return _timed(known, compiled, compiled.example(), say, times=times)
     samples = _samples(data, compiled)
     say("loading the float model")
     models = models_of(compiled.folder, compiled.manifest)
@@ -47,7 +49,20 @@ def report_of(artifact: Path, data: Path | None, say: Say) -> Report:
     subject = Subject(compiled.manifest.target, recipe, compiled.coverage, compiled.folder)
     text = EXAMPLE_DATA if data is None else _data_text(data, samples)
     report = make_report(subject, models.module, measured, text, constant_note(samples))
-    return report.model_copy(update={"latency_ms": latency_of(compiled, dict(samples[0]), say)})
+    return _timed(report, compiled, dict(samples[0]), say, times=times)
+
+
+def _timed(report: Report, compiled: Compiled, inputs: dict[str, torch.Tensor], say: Say, *, times: bool) -> Report:
+    """Add the latency of the program and, if asked for, the table of its layers' times."""
+    latency = latency_of(compiled, inputs, say)
+    sections = report.sections
+    if times:
+        say("building the program with clocks, and timing its layers")
+        runs = max(LEAST_RUNS, min(MOST_RUNS, int(SECONDS * 1e3 / (latency or 1e3))))
+        threads = len(os.sched_getaffinity(0))
+        calls = compiled.time_calls(inputs, runs, threads)
+        sections = (*sections, time_section(calls, report.layers, threads))
+    return report.model_copy(update={"latency_ms": latency, "sections": sections})
 
 
 def _samples(data: Path | None, compiled: Compiled) -> Sequence[Sample]:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from qcc.driver import Options, compile_source, plan_source
+from qcc.errors import UnsupportedOp
+
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
@@ -62,3 +65,18 @@ def test_a_missing_triton_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install" in done.stderr
     assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_dry_run_refuses_what_compiling_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dry_net.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    weights_only = Options(recipe="w4", target="triton")
+    with pytest.raises(UnsupportedOp) as planned:
+        plan_source("dry_net:mlp", weights_only)
+    with pytest.raises(UnsupportedOp) as compiled:
+        compile_source("dry_net:mlp", weights_only, tmp_path / "no.qcc")
+    assert len(planned.value.problems) == 2
+    assert planned.value.problems == compiled.value.problems
+    assert "a float input of f32" in str(planned.value)
+    assert not (tmp_path / "no.qcc").exists()
+    assert plan_source("dry_net:mlp", Options(recipe="w4a8", target="triton")).quantized == 2

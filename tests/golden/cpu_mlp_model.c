@@ -24,6 +24,35 @@ struct model {
     qcc_file weights;
 };
 
+#ifdef QCC_PROFILE
+#include <time.h>
+
+enum { CALLS = 3 };
+
+/* The kernel of every call, and the layer that it computes a part of. */
+static const char *const timed_names[CALLS + 1][2] = {
+    {"linear", ""},
+    {"quantize", ""},
+    {"qlinear", ""},
+    {"", ""},
+};
+
+static double milliseconds(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec * 1e3 + (double)time.tv_nsec * 1e-6;
+}
+
+#define TIMED(index, call)                                                                 \
+    do {                                                                                   \
+        const double start_ = milliseconds();                                              \
+        call;                                                                              \
+        c->session->times[index] += milliseconds() - start_;                               \
+    } while (0)
+#else
+#define TIMED(index, call) call
+#endif
+
 struct model_session {
     const model_t *model;
     const qcc_kernels *kernels;
@@ -32,6 +61,9 @@ struct model_session {
     qcc_memory state[STATES + 1];
     int broken; /* a call failed after it had begun to change the state */
     char message[512];
+#ifdef QCC_PROFILE
+    double times[CALLS + 1];
+#endif
 };
 
 /* One call of the program: where everything is, and the values of the dimensions. */
@@ -225,7 +257,7 @@ static int part_0(call_t *c) {
             .k = 12,
             .epilogue = {.bias = (const float *)(c->weights + WEIGHT_1), .activation = QCC_GELU},
         };
-        run_linear(c, &args, 12 * s0);
+        TIMED(0, run_linear(c, &args, 12 * s0));
     }
     /* qcc.quantize -> [s0, 8] int8 | (1,-1) f32 | dynamic */
     {
@@ -239,7 +271,7 @@ static int part_0(call_t *c) {
             .narrow = 0,
             .out = {.codes = (int8_t *)c->slot[0], .scales = (float *)c->slot[3], .sums = (int32_t *)c->slot[2], .group_scales = 0},
         };
-        run_quantize(c, &args, 8 * s0);
+        TIMED(1, run_quantize(c, &args, 8 * s0));
     }
     /* qcc.contract -> [s0, 5] f32 */
     {
@@ -251,7 +283,7 @@ static int part_0(call_t *c) {
             .m = s0,
             .epilogue = {.activation = QCC_ACT_NONE},
         };
-        run_qlinear(c, &args, qcc_floor_div(s0, 2) + 2 * s0);
+        TIMED(2, run_qlinear(c, &args, qcc_floor_div(s0, 2) + 2 * s0));
     }
     return c->session->pool.failed;
 }
@@ -415,6 +447,17 @@ int model_input_rank(int index) {
     return index >= 0 && index < MODEL_INPUTS ? input_ports[index].rank : -1;
 }
 const char *model_isa(void) { return qcc_select_kernels()->isa; }
+
+#ifdef QCC_PROFILE
+int model_profile(const model_session_t *session, int call, const char **kernel, const char **layer, double *time) {
+    if (session == NULL || kernel == NULL || layer == NULL || time == NULL || call < 0 || call >= CALLS)
+        return STATUS_ARGUMENT;
+    *kernel = timed_names[call][0];
+    *layer = timed_names[call][1];
+    *time = session->times[call];
+    return MODEL_OK;
+}
+#endif
 
 /* ---- For tests ------------------------------------------------------------------------------- */
 

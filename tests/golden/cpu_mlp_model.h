@@ -98,6 +98,14 @@ MODEL_API int model_input_rank(int index);
 /* Name the instruction set that the kernels use on this processor. */
 MODEL_API const char *model_isa(void);
 
+#ifdef QCC_PROFILE
+/* Where the time goes, in a library built with -DQCC_PROFILE: the kernel of the `call`-th call of the program, the layer
+ * that it computes a part of (empty for what belongs to none), and the milliseconds that it took in all runs of the
+ * session so far. Outside the range, MODEL_ARGUMENT. */
+MODEL_API int model_profile(const model_session_t *session, int call, const char **kernel, const char **layer,
+                           double *time);
+#endif
+
 /* For tests: the integer contractions, and a look at the exact integers inside one of them.
  * x [m][k] -> codes [m][k], scales [m][scales], sums [m][n][groups]. */
 typedef struct {

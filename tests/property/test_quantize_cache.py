@@ -13,19 +13,15 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qcc.errors import RecipeError, ShapeError, UnsupportedOp
 from qcc.interpreter import Interpreter
-from qcc.ir.cache import CacheAppendOp, CacheReadOp, CacheRoundOp, cache_parts
+from qcc.ir.cache import CacheAppendOp
 from qcc.ir.context import QccContext
-from qcc.ir.dims import Dim
-from qcc.ir.program import StateOp, UpdateStateOp
+from qcc.ir.program import StateOp
 from qcc.ir.store import WeightStore
-from qcc.ir.types import SymbolAttr, tensor
 from qcc.numerics.kv_cache import cache_qtype, settled, tokens_a_group
 from qcc.numerics.qtype import QType
 from qcc.numerics.quantize import dequantize, quantize
-from qcc.numerics.torch_dtypes import TORCH_DTYPES
 from qcc.passes.quantize_cache import QuantizeCache
-from tests import folding
-from tests.modules import make, run
+from tests import folding, kv_caches
 
 HEADS, SIZE, TOKENS = 2, 6, 23
 
@@ -44,24 +40,7 @@ def formats(draw: st.DrawFn) -> QType:
 
 
 def keeper(qtype: QType, window: int, batch: int = 1) -> Interpreter:
-    """A program that writes rows into a cache and gives all that it holds."""
-    shape = tuple(map(Dim.of, (batch, HEADS, TOKENS, SIZE)))
-    parts = cache_parts(shape, qtype, window, "f32")
-
-    def build(rows, positions):
-        states = [StateOp(name, kind) for name, kind in parts.items()]
-        append = CacheAppendOp(rows, positions, states, qtype, window=window)
-        for name, value in zip(parts, append.outputs, strict=True):
-            UpdateStateOp(name, value)
-        return CacheReadOp(positions, append.outputs, tensor(shape, "f32"), qtype, window=window)
-
-    inputs = {"rows": tensor((batch, HEADS, "n", SIZE), "f32"), "positions": tensor(("n",), "i64")}
-    module = make(inputs, build, [SymbolAttr.make("n", 1)])
-    first = {
-        name: torch.zeros(tuple(int(one.constant or 0) for one in kind.shape), dtype=TORCH_DTYPES[kind.scalar])
-        for name, kind in parts.items()
-    }
-    return Interpreter(module, WeightStore(first))
+    return Interpreter(*kv_caches.keeper((batch, HEADS, TOKENS, SIZE), qtype, window))
 
 
 def write(cache: Interpreter, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
@@ -104,6 +83,8 @@ def hard(rows: torch.Tensor, kind: str) -> torch.Tensor:
             rows *= 1e6
         case "nan":
             rows[:, 0, 0, 0], rows[:, -1, -1, -1] = float("nan"), float("inf")
+        case _:
+            pass
     return rows
 
 
@@ -122,7 +103,7 @@ def test_what_is_read_does_not_depend_on_how_it_was_written(
     found = write(cache, rows, data.draw(cuts(length)))
     torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
     # without a cache the same rows read the same
-    rounded = run(lambda x: CacheRoundOp(x, qtype, window=window), rows)
+    rounded = kv_caches.rounded(rows, qtype, window)
     torch.testing.assert_close(rounded, wanted[:, :, :length], rtol=0, atol=0, equal_nan=True)
     # the last token once more, then anew from the start
     again = {"rows": rows[:, :, -1:], "positions": torch.tensor([length - 1])}
@@ -191,7 +172,7 @@ def test_a_decoder_calls_as_it_decodes(scheme: dict[str, object]) -> None:
     apply(module, store, kv_cache=scheme)
     whole = Interpreter(module, store, "f64").run(inputs)["output"]
     assert 0 < float((whole - plain).abs().max()) < 0.6 * float(plain.abs().max())
-    stepwise = Interpreter(module, store, "f64")
+    stepwise, last = Interpreter(module, store, "f64"), whole
     for index in range(inputs["input_ids"].shape[1]):
         step = {"input_ids": inputs["input_ids"][:, index : index + 1], "cache_position": torch.tensor([index])}
         last = stepwise.run(step)["output"]

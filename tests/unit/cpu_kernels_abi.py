@@ -44,6 +44,8 @@ Epilogue = _struct(
 QRows = _struct("QRows", ("codes scales sums", P), ("group_scales", INT))
 TableRows = _struct("TableRows", ("entries rest lines centers wide", P))
 Shape = _struct("Shape", ("rank", INT), ("shape", DIMS))
+CacheFormat = _struct("CacheFormat", ("token_group channel_group window", L), ("bits has_zero half", INT))
+CacheParts = _struct("CacheParts", ("format", CacheFormat), ("codes scale zero recent", P), ("tokens dim ring", L))
 _CONV = (("x w bias y", P), ("batch in_channels out_channels groups in_h in_w out_h out_w", L))
 _WINDOW = ("kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w", L)
 Conv2d = _struct("Conv2d", *_CONV, _WINDOW, ("activation", INT))
@@ -156,6 +158,24 @@ STRUCTS: dict[str, type[c.Structure]] = {
         ("axis element_size", INT),
         ("axis_size", L),
         ("status", P),
+    ),
+    "cache_append": _struct(
+        "CacheAppend",
+        ("rows positions", P),
+        ("cache", CacheParts),
+        ("batch heads count", L),
+        ("row_stride", L * 3),
+        ("status", P),
+    ),
+    "cache_read": _struct(
+        "CacheRead", ("positions", P), ("cache", CacheParts), ("y", P), ("batch heads count", L), ("status", P)
+    ),
+    "cache_round": _struct(
+        "CacheRound",
+        ("x y", P),
+        ("format", CacheFormat),
+        ("batch heads tokens dim", L),
+        ("x_stride", L * 3),
     ),
 }
 

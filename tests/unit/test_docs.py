@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -318,6 +319,66 @@ def test_the_interface_is_documented() -> None:
     statuses = re.findall(r"\{\{ P \}\}_([A-Z]+) = (\d)", header)
     assert len(statuses) == 7
     assert not [name for name, number in statuses if f"`MODEL_{name}` {number}" not in page]
+
+
+# ---- docs/exports.md -------------------------------------------------------------------------------
+
+
+def test_the_exports_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    pytest.importorskip("compressed_tensors")
+    page = DOCS / "exports.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QCC_CACHE_DIR", "cache")
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).eval().save_pretrained("path/to/llama")
+    compile_, to_folder, to_file = (line.split("  #")[0].strip() for line in blocks(page, "")[0].splitlines())
+    (recipe,) = blocks(page, "yaml")
+    Path("mine.yaml").write_text(recipe, "utf-8")
+    assert "quantized 8 of 8 layers" in run_command(compile_)
+    assert "no tokenizer is written" in run_command(to_file)
+    assert Path("llama.gguf").read_bytes()[:4] == b"GGUF"
+    Path("mine.yaml").write_text("version: 1\nweights: {format: int4, group: 32}\n", "utf-8")
+    shutil.rmtree("model.qcc")
+    run_command(compile_)
+    run_command(to_folder)
+    names: dict[str, Any] = {}
+    execute(page, names)
+    assert names["model"].config.num_hidden_layers == 1
+
+
+# ---- docs/hls-project.md ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_hls_page_run(scratch: Path) -> None:
+    pytest.importorskip("da4ml")
+    (console,) = blocks(DOCS / "hls-project.md", "console")
+    lines = [line for line in console.replace("\\\n", " ").splitlines() if not line.startswith("$ pip")]
+    for line in lines:
+        words = line.removeprefix("$ ")
+        if words.startswith("make"):
+            subprocess.run(shlex.split(words), check=True, capture_output=True, text=True)
+        else:
+            assert "error:" not in run_command(words)
+    assert len(lines) == 3
+
+
+# ---- docs/report.md --------------------------------------------------------------------------------
+
+
+def test_the_section_of_the_report_page_is_one(tmp_path: Path) -> None:
+    from qcc.report.build import read_sections
+
+    (text,) = blocks(DOCS / "report.md", "json")
+    (tmp_path / "any").mkdir()
+    (tmp_path / "any" / "sections.json").write_text(text, "utf-8")
+    (section,) = read_sections(tmp_path)
+    assert section.columns == ("layer", "PE", "SIMD")
 
 
 # ---- All pages -------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@
 #include "qcc_k_common.h"
 #include "qcc_k_walk.h"
 #include "qcc_k_data.h"
+#include "qcc_k_cache.h"
 #include "qcc_k_integer.h"
 #include "qcc_k_fixed.h"
 #include "qcc_k_sparse.h"

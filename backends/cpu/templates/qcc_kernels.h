@@ -324,6 +324,7 @@ typedef struct {
 } qcc_embedding;
 static inline int64_t qcc_embedding_units(const qcc_embedding *a) { return a->count; }
 
+#include "qcc_kernels_cache.h"
 #include "qcc_kernels_tables.h"
 #include "qcc_kernels_integer.h"
 
@@ -358,6 +359,9 @@ typedef struct {
     QCC_KERNEL(iota, qcc_iota);
     QCC_KERNEL(index, qcc_index);
     QCC_KERNEL(gather, qcc_gather);
+    QCC_KERNEL(cache_append, qcc_cache_append);
+    QCC_KERNEL(cache_read, qcc_cache_read);
+    QCC_KERNEL(cache_round, qcc_cache_round);
     QCC_KERNEL(encode, qcc_encode);
     QCC_KERNEL(requant, qcc_requant);
     QCC_KERNEL(table_lookup, qcc_table_lookup);

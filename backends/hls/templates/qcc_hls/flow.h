@@ -129,6 +129,33 @@ concat_outer:
   }
 }
 
+/* Rows of a table by their numbers: memory[id * G::COLUMNS / P + c] holds P codes. A number beyond the table is taken for
+   the first or the last row, so that no address leaves the memory. */
+template <class G, class X, class Y, int P>
+void embedding(const lanes<G::LANES> *memory, hls::stream<vec<X, 1>> &ids, hls::stream<vec<Y, P>> &out) {
+  static_assert(G::COLUMNS % P == 0, "a token stays within a row");
+  constexpr int CF = G::COLUMNS / P;
+  int row = 0;
+embedding_ids:
+  for (int i = 0; i < G::IDS; i++) {
+  embedding_columns:
+    for (int c = 0; c < CF; c++) {
+#pragma HLS PIPELINE II=1
+      if (c == 0) {
+        long long id = ids.read()[0].to_int64();
+        row = int(clamp<long long>(id, 0, G::ROWS - 1));
+      }
+      const lanes<G::LANES> word = memory[row * CF + c];
+      vec<Y, P> token;
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        token[p] = Y(G::codes::code(word, p));
+      }
+      out.write(token);
+    }
+  }
+}
+
 /* Give out a constant tensor, token by token. */
 template <class G, class T, int P> void constant(hls::stream<vec<T, P>> &out) {
 constant_tokens:
