@@ -52,6 +52,7 @@ check: $(VENV)/.test docs
 	$(RUN) docs/make_ir_reference.py --check
 	$(RUN) docs/make_pass_reference.py --check
 	$(RUN) docs/make_gallery.py --check
+	$(RUN) docs/make_accuracy.py --check
 	$(RUN) docs/make_formats.py --check
 	$(RUN) docs/make_one_model.py --check
 

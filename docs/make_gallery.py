@@ -40,8 +40,8 @@ Generated from the recipes by `python docs/make_gallery.py`; do not edit.
 - **targets** that take a network of two such layers by this recipe (float16 for `triton`, float32 otherwise), as
   `qcc compile --dry-run` says. What no target computes is encoded, stored, interpreted and
   [exported](exports.md) all the same.
-- **accuracy** stands where `python tests/benchmarks/accuracy.py` measured it, in the compiled program
-  ([raw rows](benchmarks/accuracy.json)).
+- **accuracy** stands where `python tests/benchmarks/accuracy.py` measured it; [Accuracy](accuracy.md) has all of it
+  side by side, and says on what.
 """
 
 SECTIONS = {
@@ -124,6 +124,8 @@ def measured() -> dict[str, list[dict[str, Any]]]:
     """Read the rows of the accuracy benchmark, by recipe."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in json.loads(MEASURED.read_text("utf-8")):
+        if row["peer"] is not None:
+            continue
         rows.setdefault(row["recipe"], []).append(row)
     return rows
 

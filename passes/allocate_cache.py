@@ -147,7 +147,7 @@ def _harms(
     """Return the relative error of the outputs when one group alone keeps its keys and values in one way."""
     from qcc.passes.sensitivity import Outputs  # torch stays out of the import of the pass
 
-    outputs = Outputs.of(module)
+    outputs = Outputs.of(module, "bit allocation by output", "write by: hessian")
     calibration.observe(module, store, outputs.watch(outputs.keep))
     table: list[list[float]] = []
     for group in groups:

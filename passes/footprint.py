@@ -22,8 +22,8 @@ from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.passes.solvers.table import SOLVERS
 
 _WIDE = 8
-_ROWS = 1024 * 4
-"""Bytes a column of the rows of products that are made at once."""
+_ROWS = 256
+"""Rows of products that are made at once, in float32."""
 _SEARCH = 200
 """Work of finding the scales of one element and coding it, in multiply-adds."""
 
@@ -62,7 +62,7 @@ def _solving(name: str, shape: tuple[int, ...], stored: int, solver: str) -> Sol
     if not reads:
         return Solving(name, shape, solver, False, elements * (stored + 1) + 2 * held, held, elements * _SEARCH)
     square = columns * columns * _WIDE
-    making = 3 * square + columns * _ROWS
+    making = 3 * square + 4 * columns * min(columns, _ROWS)
     rounding = 2 * square + elements * (_WIDE + 2)
     after = square + elements * (4 + stored) + 2 * held
     work = elements * columns + 4 * columns**3 // 3 + elements * _SEARCH

@@ -14,7 +14,7 @@ DAMPING = 0.01
 """Share of the mean of the diagonal that is added to it (GPTQ, arXiv 2210.17323, takes 1 %)."""
 
 _TRIES = 6
-_ROWS = 1024
+_ROWS = 128
 """Rows of a matrix that are computed at once: temporaries stay small beside it."""
 
 

@@ -14,7 +14,7 @@ _SAFE_EXPONENT = 40
 """Magnitudes from 2^-40 to 2^40 are multiplied in float32 as they are: their squares neither overflow nor vanish."""
 
 
-_ROWS = 1024
+_ROWS = 256
 """Rows of a matrix of products that are computed at once: temporaries stay small beside the matrix."""
 
 

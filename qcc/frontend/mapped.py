@@ -50,7 +50,7 @@ class MappedFiles:
 
 
 def _clean_mappings() -> Iterator[_Mapping]:
-    """List the mappings of files of which no page was written to."""
+    """List the mappings of files of which no page was written to: such a page becomes an anonymous one."""
     try:
         lines = _MAPS.read_text().splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def _clean_mappings() -> Iterator[_Mapping]:
     for line in lines:
         head, *fields = line.split(maxsplit=5)
         if head.endswith(":"):
-            if head == "Private_Dirty:" and fields[0] == "0" and current is not None:
+            if head == "Anonymous:" and fields[0] == "0" and current is not None:
                 yield current
             continue
         start, _, stop = head.partition("-")

@@ -36,18 +36,17 @@ _PART = 1 << 24
 """Bytes that are written at once."""
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file; mapped tensors are read a piece at a time, and every tensor is let go once it is written.
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a file; the dict is emptied: a tensor that is mapped is read when its turn comes, and let go once written.
 
     Raises:
         KeyError: for a dtype that the format does not have.
     """
-    left = dict(tensors)
-    names = sorted(left, key=lambda name: (-left[name].element_size(), name))
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in names:
-        tensor = left[name]
+        tensor = tensors[name]
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -55,13 +54,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
             "data_offsets": [offset, end],
         }
         offset = end
+        del tensor
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            flat = left.pop(name).detach().cpu().contiguous().reshape(-1)
-            data = memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
-            for start in range(0, len(data), _PART):
-                file.write(data[start : start + _PART])
-            del flat, data
+            flat = tensors.pop(name).detach().cpu().contiguous().reshape(-1)
+            for start in range(0, flat.nbytes, _PART):
+                file.write(flat.view(torch.uint8)[start : start + _PART].numpy().data)
+            del flat

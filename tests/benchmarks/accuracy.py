@@ -1,64 +1,169 @@
-"""How much of a real model survives each recipe, through the compiled C.
+"""How much of a trained model survives each recipe.
 
-all-MiniLM-L6-v2 on 200 paragraphs of Python's language reference: mean cosine of the pooled embedding to the float
-model's, and how often the nearest neighbour is the same. `--quick` takes 40 paragraphs; `--json FILE` keeps the rows.
+A byte-level Llama (`tests/data/tiny_llama`), as it was trained and with channels that are outliers: perplexity of
+held-out text. all-MiniLM-L6-v2 on paragraphs of Python's language reference: mean cosine of the pooled embedding to the
+float model's, and the rank correlation of the similarities of all pairs. torchao stands beside recipes of the same
+formats. `--quick` takes few recipes and little text; `--json FILE` keeps the rows, and rows of the file that were not
+measured again stay; `--model` and `--recipe` choose.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import minilm
-import texts as real_texts
+from accuracy_models import Decoder, Encoder, Subject
+from accuracy_peers import BESIDE_PEERS, peer_rows
+from accuracy_rows import Row, keep
 
-import qcc
+from qcc.errors import QccError
+from qcc.numerics.presets import format_of
+from qcc.recipes.load import RecipeSource, load_recipe, recipe_names
+from tests import minilm, tiny_llama
 
-RECIPES = ("float", "w8", "w8a8", "w4", "w4a8")
+WIDE_GROUPS = ("qoq-w4a8kv4", "bitmod-w4", "trit-w3")
+QUICK = ("w8a8", "w4a8", "gptq-w3")
+
+GROUPED = "w8a8, activations in groups of 32"
+GROUPED_BOTH = "w8a8, all in groups of 32"
 
 
-def measure(recipe: str, texts: list[str], reference: torch.Tensor) -> list[dict[str, Any]]:
-    """Compile with a recipe and compare; one row per metric."""
-    compiled = qcc.compile(minilm.exported(), recipe=recipe)
-    output = compiled.output_names[0]
-    found = minilm.encode(lambda inputs: compiled.run(inputs)[output], texts)
-    cosine = float((found * reference).sum(-1).mean())
-    same = float((minilm.nearest(found) == minilm.nearest(reference)).double().mean())
-    bits = round(compiled.coverage.bits_per_weight, 4) or 32.0
-    common = {"model": "all-MiniLM-L6-v2", "recipe": recipe, "bits_per_weight": bits, "float": 1.0}
-    common |= {"peer": None, "peer_value": None}
-    return [
-        {**common, "metric": "mean cosine to float", "value": cosine},
-        {**common, "metric": "nearest neighbour agrees", "value": same},
-    ]
+def _changed(name: str, **sections: object) -> RecipeSource:
+    return {**load_recipe(name).model_dump(mode="json"), **sections}
+
+
+def _head_in_float(name: str) -> RecipeSource:
+    in_float = {"format": "f32"}
+    return _changed(name, overrides=[{"match": "lm_head", "weights": in_float, "activations": in_float}])
+
+
+def _in_groups_of_64(name: str) -> RecipeSource:
+    """Return a recipe in groups that divide the 704 columns of the small Llama, where its own of 128 do not."""
+    whole = str(format_of(load_recipe(name).weights.format))
+    return _changed(
+        name, weights={"format": whole.replace("(1,128)", "(1,64)"), "solver": load_recipe(name).weights.solver}
+    )
+
+
+def _float_tables(name: str) -> RecipeSource:
+    """Return a recipe that leaves embedding tables as they are, as other tools do."""
+    weights: dict[str, object] = {"weights": SOLVED_32} if name == "gptq-w4" else {}
+    return _changed(name, embeddings={"format": "f32"}, **weights)
+
+
+ACTIVATIONS = {"format": "int8", "group": 32}
+SOLVED_32 = {"format": "uint4", "group": 32, "clip": "mse", "solver": "gptq"}
+
+OF_THEIR_OWN: dict[str, RecipeSource] = {
+    GROUPED: _changed("w8a8", activations=ACTIVATIONS),
+    GROUPED_BOTH: _changed("w8a8", activations=ACTIVATIONS, weights={"format": "int8", "group": 32}),
+    **{f"{name}, groups of 64": _in_groups_of_64(name) for name in WIDE_GROUPS},
+    **{label: _float_tables(label.split(",")[0]) for label in BESIDE_PEERS},
+    "quarot-w4a4, head in float": _head_in_float("quarot-w4a4"),
+    "mergequant-w4a4, head in float": _head_in_float("mergequant-w4a4"),
+}
+"""Recipes with settings of their own, by what rows call them; papers leave the head of a decoder in float."""
+
+ENCODER_RECIPES = (
+    "float", "w8", "w8a8", "w4", "w4a8", "gptq-w4a8", "rtn-w4", "gptq-w4", "rtn-w3", "gptq-w3", "spqr-w3",
+    "rtn-w2", "decoupleq-w2", GROUPED, GROUPED_BOTH,
+)  # fmt: skip
+
+OUTLIER_RECIPES = ("float", "rtn-w4", "awq-w4", "gptq-w4")
+"""What is measured with outliers beside all recipes that quantize activations."""
+
+
+def _source_of(name: str) -> RecipeSource:
+    return OF_THEIR_OWN[name] if name in OF_THEIR_OWN else name
+
+
+def integer_targets_only(name: str) -> bool:
+    """Say whether a recipe is for models in which every value is an integer: trained or calibrated on images."""
+    recipe = load_recipe(name)
+    return recipe.activations.format.startswith("int8n") or recipe.activations.format.startswith("int6n")
+
+
+def subjects(*, quick: bool) -> list[Subject]:
+    """Return the models that are there."""
+    found: list[Subject] = []
+    if tiny_llama.is_there():
+        windows = 8 if quick else 32
+        found += [Decoder(outliers, windows, windows) for outliers in (False, True)]
+    if minilm.folder() is not None:
+        found.append(Encoder(40 if quick else 300))
+    return found
+
+
+def recipes_for(one: Subject, *, quick: bool) -> dict[str, RecipeSource]:
+    """Return the recipes that a model is measured under, by what rows call them."""
+    if quick:
+        return {name: name for name in QUICK}
+    if isinstance(one, Encoder):
+        return {name: _source_of(name) for name in ENCODER_RECIPES}
+    names = [name for name in recipe_names() if not integer_targets_only(name)]
+    if isinstance(one, Decoder) and one.outliers:
+        names = [name for name in names if name in OUTLIER_RECIPES or not load_recipe(name).activations.is_float]
+    return {name: name for name in names} | OF_THEIR_OWN
+
+
+def measured(one: Subject, recipes: dict[str, RecipeSource], say: Console) -> Iterable[list[Row]]:
+    """Give the rows of a model, recipe by recipe, then those of its peers; what is refused is said and left out."""
+    own: dict[str, Row] = {}
+    for label, recipe in recipes.items():
+        try:
+            rows = one.measure(label, recipe)
+        except QccError as error:
+            say.print(f"{one.name}, {label}: {error}", highlight=False, markup=False)
+            continue
+        own |= {row.recipe: row for row in rows}
+        yield rows
+    if isinstance(one, Decoder):
+        yield peer_rows(one, own)
+
+
+def show(rows: list[Row]) -> Table:
+    """Return the rows as a table."""
+    table = Table("model", "recipe", "bits per weight", "metric", "float", "value", "peer", "its value", box=None)
+    for row in rows:
+        peer = ("", "") if row.peer_value is None else (row.peer or "", f"{row.peer_value:.5f}")
+        bits = f"{row.bits_per_weight:.3f}"
+        table.add_row(row.model, row.recipe, bits, row.metric, f"{row.in_float:.5f}", f"{row.value:.5f}", *peer)
+    return table
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--model", action="append", help="a model by its name in the table; may be repeated")
+    parser.add_argument("--recipe", action="append", help="a recipe by name; may be repeated")
     arguments = parser.parse_args()
-    texts = real_texts.paragraphs(40 if arguments.quick else 200)
-    reference = minilm.encode_float(texts)
-    rows: list[dict[str, Any]] = []
-    table = Table("recipe", "bits per weight", "metric", "value", box=None)
-    for recipe in ("w8a8", "w4a8") if arguments.quick else RECIPES:
-        for row in measure(recipe, texts, reference):
-            rows.append(row)
-            table.add_row(recipe, f"{row['bits_per_weight']:.3f}", row["metric"], f"{row['value']:.5f}")
-    Console().print(table)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    torch.manual_seed(0)
+    console, rows = Console(), list[Row]()
+    for one in subjects(quick=arguments.quick):
+        if arguments.model is not None and one.name not in arguments.model:
+            continue
+        chosen = recipes_for(one, quick=arguments.quick)
+        if arguments.recipe is not None:
+            chosen = {name: _source_of(name) for name in arguments.recipe}
+        for found in measured(one, chosen, Console(stderr=True)):
+            rows += found
+            if arguments.json is not None:
+                keep(arguments.json, found)
+            print(
+                *(f"{row.model}: {row.recipe} {row.value:.5f}" for row in found), sep="\n", file=sys.stderr, flush=True
+            )
+    console.print(show(rows))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,26 @@ def test_each_layer_is_solved_on_what_the_solved_ones_before_give(seed: int) -> 
         x = torch.relu(x @ dequantize(found).T)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999))
+def test_a_weight_that_two_layers_read_is_solved_on_the_sum_of_their_inputs(seed: int) -> None:
+    data, (module, store) = mixed(3, seed), two_in_a_row(seed)
+    for op in module.walk():
+        if isinstance(op, WeightOp):
+            op.properties["key"] = StringAttr("first.weight")
+    AssignFormats(json.dumps({"weights": {"format": FORMAT, "solver": "gptq"}})).apply(QccContext(store), module)
+    weight, qtype = store.tensor("first.weight"), parse_qtype(FORMAT)
+    SolveWeights().apply(QccContext(store, SampleRun(data)), module)
+    x = torch.cat([one["x"] for one in data]).double()
+    second = torch.relu(x @ weight.double().T)
+    wanted = gptq(weight, qtype, x.T @ x + second.T @ second)
+    found = store.quantized(f"first.weight:{qtype}")
+    assert list(store) == [f"first.weight:{qtype}"]
+    assert float((found.codes == wanted.codes).float().mean()) >= 0.95
+    alone = gptq(weight, qtype, x.T @ x)
+    assert not torch.equal(alone.codes, wanted.codes)  # the second layer's inputs count
+
+
 @pytest.mark.parametrize("solver", ["gptq", "decoupleq"])
 def test_the_outputs_of_the_program_lose_less_than_by_rounding(solver: str) -> None:
     gains = []

@@ -411,6 +411,7 @@ GENERATED = [
     "make_ir_reference.py",
     "make_pass_reference.py",
     "make_gallery.py",
+    "make_accuracy.py",
     "make_formats.py",
     "make_one_model.py",
 ]
