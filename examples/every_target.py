@@ -81,8 +81,9 @@ class Row:
 
 def make_task() -> Task:
     """Take the block and what goes into it out of the encoder that reads the demonstration's sentences."""
-    encoder, tokenizer = load()
-    layer: Any = encoder.encoder.layer[0]
+    loaded, tokenizer = load()
+    encoder: Any = loaded
+    layer = encoder.encoder.layer[0]
     seen: list[Tensor] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
