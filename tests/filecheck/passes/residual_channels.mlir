@@ -17,7 +17,7 @@ qcc.program @block("x" %x: !qcc.tensor<[s0, 32], f32>) -> ["y"] symbols [#qcc.sy
 // CHECK: adding residual channels is not legal at 2 places
 // CHECK: down: 'int8n | (1,-1) f32 | dynamic' has no blocks along the columns
 // CHECK: fix: use a format computed at run time with blocks along the columns, such as nvfp4
-// CHECK: out: 'int8n | (-1,-1) f32 constant(1)' has scales that are chosen before the residual is known
+// CHECK: out: 'int8n | tensor f32 constant(1)' has scales that are chosen before the residual is known
 qcc.program @token("x" %x: !qcc.tensor<[s0, 32], f32>) -> ["y", "z"] symbols [#qcc.symbol<s0 in [1, 64]>] {
   %w = qcc.weight "down.weight" : !qcc.tensor<[8, 32], f32>
   %v = qcc.quantize %w : !qcc.tensor<[8, 32], f32> -> !qcc.tensor<[8, 32], "int8n | row f32">
