@@ -19,7 +19,7 @@ from qcc.backends.hls.units import Action
 LATENCY = 4
 """Cycles from a token in to a token out of a pipelined loop; assumed, since pipelines are the vendor's tool's."""
 
-MOST_ACTIONS = 4_000_000
+MOST_ACTIONS = 1_000_000
 """Reads and writes beyond which one frame is run instead of several, since that takes seconds."""
 
 
@@ -41,10 +41,11 @@ class Fifo:
 
 @dataclass(slots=True)
 class Process:
-    """A unit at work: what it still has to do, its FIFOs by port, and the action that it waits with."""
+    """A unit at work: what it still has to do, its FIFOs by port and their names, the action that it waits with."""
 
     actions: Iterator[Action]
-    fifos: list[str]
+    fifos: list[Fifo]
+    names: list[str]
     time: int = 0
     pending: Action | None = None
     done: bool = False
@@ -63,6 +64,7 @@ class Run:
     """One run of a design over some frames."""
 
     def __init__(self, design: Design, depths: Mapping[str, int], frames: int) -> None:
+        self.frames = frames
         place = {one.node.name: index for index, one in enumerate(design.nodes)}
         self.fifos = {
             one.name: Fifo(
@@ -73,15 +75,19 @@ class Run:
         for port in design.inputs:
             stream = design.streams[port.edge]
             self.fifos[port.edge].written = [0] * (stream.tokens * frames)
-        self.processes = [_process(one, frames) for one in design.nodes]
+        self.processes = [self._process(one) for one in design.nodes]
         self.ready = deque(range(len(self.processes)))
-        self.frames = frames
         self.outputs = [design.streams[port.edge] for port in design.outputs]
+
+    def _process(self, built: Built) -> Process:
+        traces = (built.node.unit.trace(built.fold) for _ in range(self.frames))
+        names = [*built.node.inputs, *built.node.outputs]
+        return Process(chain.from_iterable(traces), [self.fifos[name] for name in names], names)
 
     def advance(self, index: int) -> None:
         """Run one process until it waits or ends; who waited for its tokens or places becomes ready."""
         process, following = self.processes[index], self.processes[index].actions
-        fifos = [self.fifos[name] for name in process.fifos]
+        fifos = process.fifos
         action, time = process.pending or next(following, None), process.time
         while action is not None:
             delay, port, writes = action
@@ -120,8 +126,7 @@ class Run:
         process = self.processes[index]
         if process.done or process.pending is None:
             return None
-        name = process.fifos[process.pending.port]
-        fifo = self.fifos[name]
+        name, fifo = process.names[process.pending.port], process.fifos[process.pending.port]
         return name, (fifo.reader if process.pending.writes else fifo.writer)
 
     def settle(self) -> None:
@@ -167,11 +172,6 @@ class Run:
             last = [self.fifos[one.name].written[one.tokens * (frame + 1) - 1] for one in self.outputs]
             frames.append(max(last, default=0))
         return tuple(frames)
-
-
-def _process(built: Built, frames: int) -> Process:
-    traces = (built.node.unit.trace(built.fold) for _ in range(frames))
-    return Process(chain.from_iterable(traces), [*built.node.inputs, *built.node.outputs])
 
 
 def run(design: Design, depths: Mapping[str, int], frames: int, *, grow: bool) -> Outcome:

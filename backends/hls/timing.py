@@ -60,7 +60,7 @@ def _busy(built: Built, process: Process, work: Run) -> int:
     action = next(built.node.unit.trace(built.fold), None)
     if action is None:
         return 0
-    fifo: Fifo = work.fifos[process.fifos[action.port]]
+    fifo: Fifo = process.fifos[action.port]
     began = fifo.written[0] - LATENCY if action.writes else fifo.read[0]
     return process.time + action.delay - began
 

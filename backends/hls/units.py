@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain, repeat
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from qcc.backends.hls.elements import Element
@@ -35,6 +37,10 @@ class Action(NamedTuple):
     delay: int
     port: int
     writes: bool
+
+
+action = cache(Action)
+"""The same actions come again and again: each is made once."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,5 @@ def divisors(number: int, most: int = WIDEST) -> list[int]:
 
 def streaming(count: int, inputs: int, outputs: int) -> Iterator[Action]:
     """Iterate over the actions of a unit that reads every input and writes every output once a cycle."""
-    for _ in range(count):
-        for port in range(inputs + outputs):
-            yield Action(1 if port == 0 else 0, port, port >= inputs)
+    cycle = [Action(1 if port == 0 else 0, port, port >= inputs) for port in range(inputs + outputs)]
+    return chain.from_iterable(repeat(cycle, count))

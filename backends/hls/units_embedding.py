@@ -11,7 +11,7 @@ from qcc.backends.hls.codes import Codes
 from qcc.backends.hls.cost_parts import memory_blocks
 from qcc.backends.hls.elements import Element, width_of
 from qcc.backends.hls.steps import Array
-from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
+from qcc.backends.hls.units import Action, Context, Cost, Fold, action, divisors
 
 WIDEST_WORD = 16
 """Elements that a word of the table has at most: 512 bits of 32-bit elements."""
@@ -61,9 +61,9 @@ class EmbeddingUnit:
     def trace(self, fold: Fold) -> Iterator[Action]:
         """Iterate over an id and the words of its row."""
         for _ in range(self.count):
-            yield Action(1, 0, False)
+            yield action(1, 0, False)
             for index in range(self.columns // fold.pe):
-                yield Action(1 if index else 0, 1, True)
+                yield action(1 if index else 0, 1, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate the ROM or a burst engine, and an address."""

@@ -11,7 +11,7 @@ from qcc.backends.hls.cost_parts import memory_blocks
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Array
 from qcc.backends.hls.unit_kinds import EvenUnit, StreamingUnit
-from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
+from qcc.backends.hls.units import Action, Context, Cost, Fold, action, divisors
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class GearboxUnit:
         wide, ratio = max(self.before, self.after), max(self.before, self.after) // min(self.before, self.after)
         for _ in range(self.count // wide):
             if self.before > self.after:
-                yield Action(1, 0, False)
+                yield action(1, 0, False)
                 for part in range(ratio):
-                    yield Action(1 if part else 0, 1, True)
+                    yield action(1 if part else 0, 1, True)
             else:
                 for _ in range(ratio):
-                    yield Action(1, 0, False)
-                yield Action(0, 1, True)
+                    yield action(1, 0, False)
+                yield action(0, 1, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a register as wide as the wide token."""
@@ -157,9 +157,9 @@ class ReorderUnit(EvenUnit):
         """Iterate over all reads of a frame, then all writes."""
         for _ in range(self.frames):
             for _ in range(self.write.count // fold.pe):
-                yield Action(1, 0, False)
+                yield action(1, 0, False)
             for _ in range(self.read.count // fold.pe):
-                yield Action(1, 1, True)
+                yield action(1, 1, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate the buffer and its counters."""
@@ -202,8 +202,8 @@ class ConcatUnit(EvenUnit):
         """Iterate as `concat` does."""
         for _ in range(self.outer):
             for index in range((self.a + self.b) // fold.pe):
-                yield Action(1, 0 if index < self.a // fold.pe else 1, False)
-                yield Action(0, 2, True)
+                yield action(1, 0 if index < self.a // fold.pe else 1, False)
+                yield action(0, 2, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a multiplexer."""

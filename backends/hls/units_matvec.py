@@ -13,7 +13,7 @@ from qcc.backends.hls.cost_parts import dsp_of_product, lut_of_product, memory_b
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Array
 from qcc.backends.hls.unit_kinds import Stepped
-from qcc.backends.hls.units import Action, Context, Cost, Fold, Unit, divisors
+from qcc.backends.hls.units import Action, Context, Cost, Fold, Unit, action, divisors
 
 WIDEST_WORD = 1024
 """Products a cycle at most: what is unrolled stays within what compilers take."""
@@ -97,18 +97,18 @@ class MatvecUnit(Stepped):
         sf, nf = self.k // fold.simd, self.n // fold.pe
         for _ in range(self.rows):
             for _ in range(sf):
-                yield Action(1, 0, False)
-            yield Action(0, 1, True)
+                yield action(1, 0, False)
+            yield action(0, 1, True)
             for _ in range(nf - 1):
-                yield Action(sf, 1, True)
+                yield action(sf, 1, True)
 
     def _streamed_trace(self, fold: Fold) -> Iterator[Action]:
         sf, nf, tile = self.k // fold.simd, self.n // fold.pe, self.tile
         for _ in range(self.rows // tile):
             for _ in range(tile * sf):
-                yield Action(1, 0, False)
+                yield action(1, 0, False)
             for index in range(tile * nf):
-                yield Action(nf * sf * tile + 1 if index == 0 else 1, 2, True)
+                yield action(nf * sf * tile + 1 if index == 0 else 1, 2, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate products, adder trees, accumulators, steps, and the memory of weights and inputs."""
@@ -249,13 +249,13 @@ class MatmulUnit(Stepped):
         nf = self.n // fold.pe
         for _ in range(self.batch):
             for _ in range(self.k * nf):
-                yield Action(1, 1, False)
+                yield action(1, 1, False)
             for _ in range(self.m):
                 for index in range(self.k):
-                    yield Action(1 if index == 0 else nf, 0, False)
-                yield Action(0, 2, True)
+                    yield action(1 if index == 0 else nf, 0, False)
+                yield action(0, 2, True)
                 for _ in range(nf - 1):
-                    yield Action(1, 2, True)
+                    yield action(1, 2, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate products, accumulators and the memory of the right matrix."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from qcc.backends.hls.design import Built, Design, Node, Port, Stream
 from qcc.backends.hls.elements import Element
-from qcc.backends.hls.units import Action, Context, Cost, Fold
+from qcc.backends.hls.units import Action, Context, Cost, Fold, action
 
 Interface = Literal["stream", "memory"]
 """What the ports of a design are: AXI4-Stream with TLAST, or AXI4 masters that read and write buffers."""
@@ -78,8 +78,8 @@ class EnterUnit(PortUnit):
         """Iterate over the beats of a token, then the token."""
         for _ in range(self.tokens):
             for _ in range(self.beats(fold)):
-                yield Action(1, 0, False)
-            yield Action(0, 1, True)
+                yield action(1, 0, False)
+            yield action(0, 1, True)
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class LeaveUnit(PortUnit):
     def trace(self, fold: Fold) -> Iterator[Action]:
         """Iterate over a token, then its beats."""
         for _ in range(self.tokens):
-            yield Action(1, 0, False)
+            yield action(1, 0, False)
             for index in range(self.beats(fold)):
-                yield Action(1 if index else 0, 1, True)
+                yield action(1 if index else 0, 1, True)
 
 
 def with_ports(design: Design, interface: Interface) -> Design:

@@ -11,7 +11,7 @@ import numpy as np
 from qcc.backends.hls.cost_parts import dsp_of_product, memory_blocks
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Array, Requant, Step, Steps
-from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
+from qcc.backends.hls.units import Action, Context, Cost, Fold, action, divisors
 
 MOST_LANES = 4
 """Channels at once: a word of memory has two lanes of 64 bits for each."""
@@ -76,8 +76,8 @@ class RescaleUnit:
     def trace(self, fold: Fold) -> Iterator[Action]:
         """Iterate over read, write; words of tables are there when they are needed."""
         for _ in range(self.cycles(fold)):
-            yield Action(1, 0, False)
-            yield Action(0, 2, True)
+            yield action(1, 0, False)
+            yield action(0, 2, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate a multiplier and a shifter a lane, and the tables that are kept."""

@@ -10,7 +10,7 @@ from qcc.backends.hls.cost_parts import dsp_of_product, memory_blocks
 from qcc.backends.hls.elements import RAW, Element
 from qcc.backends.hls.steps import Array, formula
 from qcc.backends.hls.unit_kinds import EvenUnit, Stepped, StreamingUnit
-from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
+from qcc.backends.hls.units import Action, Context, Cost, Fold, action, divisors
 
 LANES = 16
 """Elements that rows with divisions or many multiplications are at most worked on at once."""
@@ -116,9 +116,9 @@ class RowsUnit(EvenUnit):
         for _ in range(self.rows):
             for _ in range(tokens):
                 for port in range(inputs):
-                    yield Action(0 if port else 1, port, False)
+                    yield action(0 if port else 1, port, False)
             for index in range(tokens):
-                yield Action(tokens + 1 if index == 0 else 1, inputs, True)
+                yield action(tokens + 1 if index == 0 else 1, inputs, True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from qcc.backends.hls.cost_parts import dsp_of_product, lut_of_product, memory_b
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Array
 from qcc.backends.hls.unit_kinds import EvenUnit, Stepped
-from qcc.backends.hls.units import Action, Context, Cost, Fold, divisors
+from qcc.backends.hls.units import Action, Context, Cost, Fold, action, divisors
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class WindowUnit(EvenUnit):
                 bottom = y * tall.stride - tall.padding + tall.span
                 needed = tall.size if y == tall.result - 1 else min(bottom, tall.size)
                 for _ in range(max(needed - have, 0) * line):
-                    yield Action(1, 0, False)
+                    yield action(1, 0, False)
                 have = max(have, needed)
                 for _ in range(row):
-                    yield Action(1, 1, True)
+                    yield action(1, 1, True)
 
     def cost(self, fold: Fold) -> Cost:
         """Estimate the line buffers and counters."""
@@ -203,6 +203,6 @@ def reducing(rows: int, count: int, tokens: int) -> Iterator[Action]:
     for _ in range(rows):
         for index in range(count):
             for _ in range(tokens):
-                yield Action(1, 0, False)
+                yield action(1, 0, False)
                 if index == count - 1:
-                    yield Action(0, 1, True)
+                    yield action(0, 1, True)
