@@ -206,7 +206,7 @@ def _part_problems(
         found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
         yield Problem(part.name, f"is {found}, not {stored_dtype(part.dtype)} of shape {wanted}")
         return
-    if not is_integer_dtype(part.dtype):
+    if not is_integer_dtype(part.dtype) or not tensor.numel():  # a mask may keep nothing
         return
     whole = IntDecode(int(part.dtype[1:]), part.dtype[0] == "i")
     most = choices(decode) - 1 if part.role == "selector" else whole.maximum
@@ -218,6 +218,8 @@ def _part_problems(
 def _meaningless(codes: Tensor, qtype: QType) -> str:
     """Say which codes stand for nothing, where not every pattern of bits stands for something."""
     decode = qtype.decode
+    if not codes.numel():
+        return ""
     match decode:
         case IntDecode(bits, signed):
             whole = IntDecode(bits, signed)
