@@ -24,10 +24,6 @@ decoder = pytest.mark.skipif(not tiny_llama.is_there(), reason="the trained Llam
 WINDOWS, SAMPLES = 32, 32
 """What docs/accuracy.md is measured on."""
 
-HEAD_IN_FLOAT = {"match": "lm_head", "weights": {"format": "f32"}, "activations": {"format": "f32"}}
-MIGRATED = "mergequant-w4a4, head in float"
-"""As its paper has it."""
-
 
 @functools.cache
 def program(outliers: bool) -> torch.export.ExportedProgram:
@@ -37,13 +33,9 @@ def program(outliers: bool) -> torch.export.ExportedProgram:
 @functools.cache
 def quantized(recipe: str, outliers: bool) -> interpreting.Quantized:
     # what transforms look at is settled by little text; solvers need more rows than layers have columns
-    chosen = load_recipe(recipe.split(",")[0])
+    chosen = load_recipe(recipe)
     count = SAMPLES if chosen.weights.solver in ("gptq", "decoupleq") else 4
     samples = [tiny_llama.inputs(one) for one in tiny_llama.windows("calibration", count)]
-    if recipe == MIGRATED:
-        return interpreting.quantize(
-            program(outliers), {**chosen.model_dump(mode="json"), "overrides": [HEAD_IN_FLOAT]}, samples
-        )
     return interpreting.quantize(program(outliers), chosen.model_dump(mode="json"), samples)
 
 
@@ -86,7 +78,7 @@ def test_smoothing_takes_outliers_from_8_bit_activations() -> None:
 @decoder
 @pytest.mark.slow
 def test_migrated_steps_are_within_reach_of_rotations_and_of_float() -> None:
-    assert loss(MIGRATED, outliers=True) <= 0.02
+    assert loss("mergequant-w4a4", outliers=True) <= 0.02
     assert perplexity("mergequant-w4a4", True) <= 1.01 * perplexity("quarot-w4a4", True)
     assert loss("rtn-w4a4", outliers=True) > 5 * loss("mergequant-w4a4", outliers=True)
 
