@@ -90,10 +90,18 @@ def _refuse_misfits(recipe: Recipe, names: list[str], linear: list[tuple[LinearO
     problems += [problem for _, roles in found for problem in roles.values()]
     fix = ""
     if found:
-        other = "one scale per row (float, where the format says its groups) and nothing apart"
-        fix = f"use a group that divides the columns and a smaller rank, or {other}:\n{row_overrides(found, names)}"
+        fix = f"{_ways_out({role for _, roles in found for role in roles})}:\n{row_overrides(found, names)}"
     if problems:
         raise RecipeError(f"the recipe does not fit {len(problems)} places of the model", problems, fix=fix)
+
+
+def _ways_out(roles: set[str]) -> str:
+    """Say what to change, for the sections of the recipe that do not fit."""
+    apart = bool(roles & {"outliers", "low_rank"})
+    wanted = ["a group that divides the columns"] if roles & {"weights", "activations"} else []
+    wanted += ["a smaller rank or another format"] if apart else []
+    other = "one scale per row (float, where the format says its groups)" + (" and nothing apart" if apart else "")
+    return f"use {' and '.join(wanted)}, or {other}"
 
 
 class _Quantizer:

@@ -28,7 +28,7 @@ from qcc.passes.pipeline import Solving, solving_of
 from qcc.progress import Say, note
 
 WORTH_SAYING = 1 << 30
-"""Estimates from this on are told to the user."""
+"""Estimates are told to the user where what is to come takes this much, whatever the process holds already."""
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$")
@@ -135,7 +135,7 @@ def hold_to_memory(
     """
     given = [one for one in (samples[index] for index in range(len(samples))) if one]
     estimate = estimate_compile(module, store, solving_of(module), given)
-    if estimate.total >= WORTH_SAYING:
+    if estimate.held + estimate.step.bytes >= WORTH_SAYING:
         note(say, f"memory: {estimate}")
     refuse_beyond(estimate, limit, "this compilation")
 

@@ -36,7 +36,7 @@ def ids(count: int, seed: int) -> torch.Tensor:
         ("spqr-w3", {}),
         ("lqlora-w3", {}),
         ("hlq-w2", {}),
-        ("mrgptq-nvfp4", {}),
+        ("mrgptq-nvfp4", {"activations": {"format": "f32"}, "transforms": []}),
         ("olive-w4", {}),
         # integer products, and outliers and factors beside them
         ("w4a8", {"outliers": {"fraction": 0.01}, "low_rank": {"rank": 4, "method": "svd"}}),

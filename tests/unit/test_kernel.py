@@ -71,7 +71,7 @@ def test_an_observer_sees_operations_inside_kernels_and_kernels() -> None:
     store, seen = weights(), list[str]()
     Interpreter(fused(store), store).run_with({"x": torch.randn(3, 8)}, lambda op, results: seen.append(op.name))
     assert seen == [
-        "qcc.weight", "qcc.weight", "qcc.norm", "qcc.quantize", "qcc.kernel",
+        "qcc.weight", "qcc.norm", "qcc.quantize", "qcc.kernel", "qcc.weight",
         "qcc.contract", "qcc.unary", "qcc.binary", "qcc.kernel",
     ]  # fmt: skip
 
