@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +62,26 @@ def load_folder(folder: Path, cache_length: int) -> Example:
     )
 
 
+@contextmanager
+def _quiet_unless_watched() -> Generator[None]:
+    """Keep the progress bars of transformers out of logs and pipes."""
+    bars = transformers.utils.logging
+    hidden = bars.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            bars.enable_progress_bar()
+
+
 def _load(kind: Any, folder: Path) -> Any:
     try:
-        model, report = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with _quiet_unless_watched():
+            model, report = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: the weights cannot be read ({error})") from error
     # the pooler on top of an encoder is often absent from a checkpoint, and then its output is meaningless

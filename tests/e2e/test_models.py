@@ -160,6 +160,16 @@ def test_hugging_face_folders_are_loaded(tmp_path: Path) -> None:
         torch.testing.assert_close(found["output"], gpt2(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
 
 
+def test_a_folder_is_loaded_without_bars_in_a_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    zoo.bert()[0].save_pretrained(tmp_path)
+    logs = zoo.transformers.utils.logging
+    logs.enable_progress_bar()
+    capfd.readouterr()
+    load_source(tmp_path)
+    assert capfd.readouterr().err == ""
+    assert logs.is_progress_bar_enabled()
+
+
 def test_damaged_hugging_face_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         load_source(tmp_path)
