@@ -52,3 +52,14 @@ def emulated_device() -> Iterator[EmulatedDevice]:
 
     with EmulatedDevice() as device:
         yield device
+
+
+@pytest.fixture
+def fresh_dynamo() -> Iterator[None]:
+    """Forget what Dynamo captured and counted before a test, and what it captured in it."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -25,16 +26,16 @@ class EvenUnit:
         return (fold.pe,) * inputs, (fold.pe,) * outputs
 
 
-class StreamingUnit(EvenUnit):
+class StreamingUnit(EvenUnit, ABC):
     """An even unit that reads a token of every input and writes one to every output in each cycle."""
 
     widest: ClassVar[int] = WIDEST
     """Elements of a token at most."""
 
     @property
+    @abstractmethod
     def elements(self) -> int:
         """Elements of a frame at every side."""
-        raise NotImplementedError
 
     @property
     def row(self) -> int:
