@@ -28,7 +28,7 @@ MOST_FRAMES = 32
 """Frames that are run at most."""
 
 LONGEST_PATTERN = 12
-"""Frames after which a steady pattern is looked for at most; skips that hold several frames give patterns of several."""
+"""Frames that a steady pattern has at most; where skips hold several frames, patterns have several."""
 
 
 @dataclass(frozen=True)
