@@ -2,8 +2,9 @@
 
 Each model is a Hugging Face folder in bfloat16 (several shards) that goes through `gptq-w4` in a process of its own;
 calibration is 4 samples of 64 tokens. Sizes: 100m (94 million weights), wide (two blocks of the largest: the widths
-that decide its peak) and 1b (1.1 billion). `--quick` takes a model of 5 million; `--json FILE` keeps the rows, in place of
-those of the same models. Folders are kept in `--folder`, and a run that was stopped goes on from the weights that were solved.
+that decide its peak) and 1b (1.1 billion). `--quick` takes a model of 5 million; `--json FILE` keeps the rows, in place
+of those of the same models. Folders are kept in `--folder`, and a run that was stopped goes on from the weights that
+were solved.
 """
 
 from __future__ import annotations
