@@ -23,13 +23,13 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
 from qcc.errors import Problem, RecipeError
+from qcc.ir.base import FUSE_GROUP
 from qcc.ir.context import QccContext, calibration_of, store_of
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp
 from qcc.ir.types import type_of
 from qcc.numerics.qtype_bits import storage_bits
-from qcc.passes.annotate_groups import FUSE_GROUP
 from qcc.passes.layer_schemes import (
     ALLOCATED,
     LayerScheme,

@@ -23,6 +23,7 @@ from qcc.backends.targets import backend_of
 from qcc.calibrate.run import SampleRun
 from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature
+from qcc.choices import Recording
 from qcc.compiled import EXAMPLE, Compiled
 from qcc.coverage import Coverage, coverage_of, store_bytes
 from qcc.errors import QccError
@@ -33,6 +34,7 @@ from qcc.ir.on_disk import spool_beside
 from qcc.ir.program import program_of
 from qcc.ir.store import Plain, WeightStore
 from qcc.kept import KeptWeights, kept_beside
+from qcc.keys import weights_digest
 from qcc.memory import hold_to_memory
 from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
 from qcc.progress import Say, share_of
@@ -138,9 +140,10 @@ class Work:
 
 @dataclass(frozen=True)
 class _Quantized:
-    """What the passes came to: the recipe with every choice made, the float weights of the layers, the coverage."""
+    """What the passes came to: the recipe with every choice made, those of transforms, float weights, the coverage."""
 
     recipe: Recipe
+    choices: Recording
     unsolved: Mapping[str, torch.Tensor]
     coverage: Coverage
 
@@ -183,7 +186,7 @@ def carry_out(work: Work, means: Means, source: str, options: Options, output: P
     kept = kept_beside(output)
     quantized = _quantize(work, means, options, say, kept)
     with written_aside(output) as folder:
-        _write_program(folder, work, quantized.recipe)
+        _write_program(folder, work, quantized)
         _emit(folder, work, means, quantized, options, say)
         if options.golden:
             say("measuring layers")
@@ -211,7 +214,8 @@ def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWe
     module, store = work.module, work.store
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    run_passes(means.planning(), QccContext(store, work.calibration, say), module, trace.after)
+    choices = Recording()
+    run_passes(means.planning(), QccContext(store, work.calibration, say, choices=choices), module, trace.after)
     recipe = planned_recipe(means.recipe, module)
     admit(module, means.target)
     runs = work.calibration.samples if work.calibration else [work.example]
@@ -224,13 +228,15 @@ def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWe
     coverage = coverage_of(module, store, unsolved, work.float_bytes)
     if options.strict:
         refuse_fallbacks(coverage, means.backend.fallbacks(module))
-    return _Quantized(recipe, unsolved, coverage)
+    return _Quantized(recipe, choices, unsolved, coverage)
 
 
-def _write_program(folder: Path, work: Work, recipe: Recipe) -> None:
+def _write_program(folder: Path, work: Work, quantized: _Quantized) -> None:
     (folder / PROGRAM).write_text(_module_text(work.module), "utf-8")
-    (folder / RECIPE).write_text(recipe_yaml(recipe), "utf-8")
+    (folder / RECIPE).write_text(recipe_yaml(quantized.recipe), "utf-8")
     work.store.save(folder / WEIGHTS)
+    if quantized.choices:
+        quantized.choices.save(folder, weights_digest(work.float_store))
     if work.example:
         (folder / EXAMPLE).parent.mkdir()
         save_file(work.example, str(folder / EXAMPLE))

@@ -18,6 +18,7 @@ from qcc.backends.targets import backend_of
 from qcc.building import Options, backend_options, build, folder_of, means_of, sample_run
 from qcc.cache import Cache
 from qcc.calling import nest_arguments
+from qcc.choices import Replay
 from qcc.compiled import ARTIFACT, Compiled, load
 from qcc.coverage import coverage_of, store_bytes
 from qcc.errors import QccError
@@ -26,7 +27,7 @@ from qcc.frontend.source import load_source
 from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.store import Plain, WeightStore
-from qcc.keys import program_key, samples_digest
+from qcc.keys import program_key, samples_digest, weights_digest
 from qcc.memory import parse_bytes
 from qcc.passes.pipeline import planning, run_passes
 from qcc.progress import Say
@@ -157,10 +158,11 @@ def reload_source(
 def models_of(folder: Path, manifest: Manifest) -> Models:
     """Return an artifact's program beside the float program and weights that it was made from.
 
-    Where the recipe's transforms depend on calibration samples, their weights are not known again, and none are given.
+    Transforms that chose by calibration samples do again what they chose then; where an artifact does not hold that,
+    their weights are not known, and none are given.
 
     Raises:
-        QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
+        QccError: if the artifact does not say which model it was compiled from, that cannot be loaded, or is another.
     """
     if not manifest.source:
         raise QccError(
@@ -170,10 +172,16 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
     imported = import_program(load_source(manifest.source), folder=folder_of(manifest.source))
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), store.copy()
+    choices = Replay.load(folder)
+    if choices is not None and choices.model != weights_digest(store):
+        raise QccError(
+            f"{manifest.source} has other weights than when the artifact was compiled from it",
+            fix="compile it again, or put the model back",
+        )
     try:
-        run_passes(planning(manifest.recipe), QccContext(store), module)
+        run_passes(planning(manifest.recipe), QccContext(store, choices=choices), module)
         floats: Mapping[str, torch.Tensor] = Plain(store)
     except QccError:
-        # a transform searched on the calibration cannot be repeated without it; outputs can still be compared
+        # an artifact of a qcc that did not keep what was chosen; outputs can still be compared
         floats = dict[str, torch.Tensor]()
     return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)

@@ -28,7 +28,7 @@ MOST_FRAMES = 32
 """Frames that are run at most."""
 
 LONGEST_PATTERN = 12
-"""Frames that a steady pattern has at most; where skips hold several frames, patterns have several."""
+"""The longest pattern of frames that is looked for; skips that hold several frames give patterns of several."""
 
 
 @dataclass(frozen=True)
