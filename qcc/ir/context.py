@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qcc.ir.on_disk import Weight
+    from qcc.ir.plans import ContractCost
     from qcc.ir.store import WeightStore
     from qcc.numerics.tensor import QuantizedTensor
 
@@ -75,7 +76,7 @@ class QccContext(Context):
     """An xDSL context that knows the dialect and carries the weights beside the text, and what runs samples.
 
     Passes that take long `say` what they do and `share` how much of it is done (None: nobody knows), and keep what they
-    have in `kept`, where there is such a thing.
+    have in `kept`, where there is such a thing. `costs` are what the target predicts for a contraction, by name.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class QccContext(Context):
         say: Callable[[str], None] = _silent,
         kept: Kept | None = None,
         share: Callable[[float | None], None] = _no_share,
+        costs: Mapping[str, ContractCost] | None = None,
     ) -> None:
         super().__init__()
         self.load_dialect(Builtin)
@@ -94,6 +96,7 @@ class QccContext(Context):
         self.say = say
         self.kept = kept
         self.share = share
+        self.costs = costs or {}
 
 
 def store_of(context: Context, user: str) -> WeightStore:
