@@ -250,7 +250,7 @@ class _Solving:
     """Solves weights one by one: says how far it is, and takes what was kept from a compilation that was stopped."""
 
     def __init__(self, ctx: Context, store: WeightStore, work: dict[str, int]) -> None:
-        self._store, self._work, self._done, self._worked = store, work, 0, 0
+        self._store, self._work, self._done, self._worked, self._solved_work = store, work, 0, 0, 0
         self._context = ctx if isinstance(ctx, QccContext) else None
         self._kept = ctx.kept if isinstance(ctx, QccContext) else None
         self._start = time.perf_counter()
@@ -258,29 +258,44 @@ class _Solving:
     def solve(self, members: list[QuantizeOp], hessian: Hessian | None) -> None:
         """Put the codes of a weight in the store, or of several that are one matrix."""
         self._tell(members)
+        work = sum(self._work.get(_float_key(one), 0) for one in members)
+        solved, is_kept = self._solved(members, None if hessian is None else hessian.matrix)
+        _put(members, solved, self._store)
         self._done += len(members)
-        self._worked += sum(self._work.get(_float_key(one), 0) for one in members)
-        _put(members, self._solved(members, None if hessian is None else hessian.matrix), self._store)
+        self._worked += work
+        if not is_kept:
+            self._solved_work += work
+        elif not self._solved_work:
+            self._start = time.perf_counter()  # what was taken as it is says nothing of how long the rest takes
 
-    def _solved(self, members: list[QuantizeOp], matrix: Tensor | None) -> QuantizedTensor:
+    def _solved(self, members: list[QuantizeOp], matrix: Tensor | None) -> tuple[QuantizedTensor, bool]:
+        """Return the codes of a matrix, and whether they were kept."""
         if self._kept is None or matrix is None:
-            return _solve(members, self._store, matrix)
+            return _solve(members, self._store, matrix), False
         first, weight = members[0], _rows(members, self._store)
         digest = _digest(f"{_solver_name(first)} {_split_choice(first)}", str(_qtype(first)), weight, matrix)
         found = self._kept.get(digest)
-        if found is None or found.qtype != _qtype(first) or found.shape != tuple(weight.shape):
-            found = _solve(members, self._store, matrix)
-            self._kept.put(digest, found)
-        return found
+        if found is not None and found.qtype == _qtype(first) and found.shape == tuple(weight.shape):
+            self._say(f"taking {_names(members)}, solved before")
+            return found, True
+        found = _solve(members, self._store, matrix)
+        self._kept.put(digest, found)
+        return found, False
 
     def _tell(self, members: list[QuantizeOp]) -> None:
         """Say what comes next; the time that is left goes by the work of what is done and what is not."""
         if self._context is None:
             return
-        share, passed = self._worked / max(1, sum(self._work.values())), time.perf_counter() - self._start
-        left = f", about {passed / share * (1 - share):.0f} s left" if share else ""
-        self._context.say(f"solving {_names(members)}, {self._done + 1} of {len(self._work)}{left}")
-        self._context.share(share)
+        total, passed = sum(self._work.values()), time.perf_counter() - self._start
+        left = ""
+        if self._solved_work:
+            left = f", about {passed / self._solved_work * (total - self._worked):.0f} s left"
+        self._say(f"solving {_names(members)}, {self._done + 1} of {len(self._work)}{left}")
+        self._context.share(self._worked / max(1, total))
+
+    def _say(self, text: str) -> None:
+        if self._context is not None:
+            self._context.say(text)
 
     def done(self) -> None:
         """Say that nothing is left."""

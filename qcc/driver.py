@@ -127,7 +127,8 @@ def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
     imported = import_program(load_source(source), folder=folder_of(source))
     before = store_bytes(imported.store)
     calibration = sample_run(imported, None, options.calib, source)
-    run_passes(means.planning(), QccContext(imported.store, calibration, say), imported.module)
+    context = QccContext(imported.store, calibration, say, costs=means.costs())
+    run_passes(means.planning(), context, imported.module)
     admit(imported.module, means.target)
     run_passes(means.targeting(), QccContext(imported.store), imported.module)
     if isinstance(means.backend, HasPreview):
