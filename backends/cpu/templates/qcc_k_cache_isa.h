@@ -90,7 +90,7 @@ QCC_HELPER void QCC_FN(qcc_cache_parameters)(const qcc_cache_format *f, const vo
 }
 
 /* Scale and zero of each of channels [c, c + n) of the group of token t. */
-QCC_HELPER void QCC_FN(qcc_cache_channels)(const qcc_cache_head *h, int64_t t, int64_t c, int64_t n, float *scale,
+static QCC_TARGET void QCC_FN(qcc_cache_channels)(const qcc_cache_head *h, int64_t t, int64_t c, int64_t n, float *scale,
                                            float *zero) {
     const qcc_cache_format *f = &h->c->format;
     const int64_t at = h->first_step + t / f->token_group * h->steps;
@@ -138,19 +138,16 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_bits)(const qcc_cache_head *h, int64_t t
 
 static QCC_TARGET void QCC_FN(qcc_cache_decode)(const qcc_cache_head *h, int64_t t0, int64_t t1, float *y,
                                                 int64_t stride) {
-    switch (h->c->format.bits) {
+    switch (h->c->format.bits) { /* a constant width leaves only its own instructions */
     case 2: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 2); break;
-    case 3: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 3); break;
     case 4: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 4); break;
-    case 5: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 5); break;
-    case 6: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 6); break;
-    case 7: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 7); break;
-    default: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 8); break;
+    case 8: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 8); break;
+    default: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, h->c->format.bits); break;
     }
 }
 
 /* What a cache of `length` tokens reads at tokens [t0, t1): rows `stride` apart. */
-QCC_HELPER void QCC_FN(qcc_cache_rows)(const qcc_cache_head *h, int64_t length, int64_t t0, int64_t t1, float *y,
+static QCC_TARGET void QCC_FN(qcc_cache_rows)(const qcc_cache_head *h, int64_t length, int64_t t0, int64_t t1, float *y,
                                        int64_t stride) {
     const qcc_cache_parts *c = h->c;
     const int64_t done = qcc_settled(&c->format, length), last = qcc_min64(t1, done);
@@ -214,7 +211,7 @@ QCC_HELPER void QCC_FN(qcc_cache_blocks_at)(const qcc_cache_format *f, int64_t d
 }
 
 /* Find scales and zeros from tokens [t0, t1). */
-QCC_HELPER void QCC_FN(qcc_cache_fit)(const qcc_cache_format *f, const qcc_cache_tokens *r, int64_t t0, int64_t t1,
+static QCC_TARGET void QCC_FN(qcc_cache_fit)(const qcc_cache_format *f, const qcc_cache_tokens *r, int64_t t0, int64_t t1,
                                       QCC_FN(qcc_cache_blocks) * b) {
     float low[QCC_CACHE_SPAN], high[QCC_CACHE_SPAN];
     for (int64_t i = 0; i < b->lanes; i++) low[i] = INFINITY, high[i] = f->has_zero ? -INFINITY : 0.0f;
