@@ -19,6 +19,8 @@ QCC_HELPER const float *QCC_FN(qcc_attention_rows)(const QCC_FN(qcc_attention_so
         QCC_FN(qcc_cache_rows)(&s->head, s->length, t, t + n, s->tile, s->tile_stride);
         return s->tile;
     }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < s->width; j += 16) QCC_PREFETCH(s->rows + (t + i) * s->stride + j);
     if (!whole || s->width % QCC_TILE_N == 0) {
         *stride = s->stride;
         return s->rows + t * s->stride;
