@@ -19,7 +19,9 @@ from xdsl.ir import SSAValue
 
 from qcc.errors import Problem, QccError
 from qcc.ir.binding import bind_symbols
+from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import ProgramOp, WeightOp, program_of
+from qcc.ir.quant import ContractOp
 from qcc.ir.store import WeightStore
 from qcc.ir.transformer import AttentionOp
 from qcc.ir.types import TensorType, type_of
@@ -45,6 +47,7 @@ class Step:
 
     what: str
     bytes: int
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def estimate_compile(
     spooled = store.spool is not None
     held = 0 if spooled else sum(one.held for one in waiting)
     values = _values(program_of(module), list(samples))
-    steps = [Step(f"solving {one.name}", one.bytes + values) for one in waiting]
+    fix = "a solver that reads no samples takes least"
+    steps = [Step(f"solving {one.name}", one.bytes + values, fix) for one in waiting]
     for op in module.walk():
         if isinstance(op, WeightOp) and (shape := type_of(op.result).static_shape):
             elements = math.prod(shape)
@@ -84,6 +88,29 @@ def estimate_compile(
             steps.append(Step(f"packing {op.key.data}", _PACK * elements))
     largest = max(steps, key=lambda step: step.bytes, default=Step("nothing", 0))
     return Estimate(resident_bytes(), held, largest)
+
+
+def estimate_run(program: ProgramOp, sizes: Mapping[str, int], weights: int) -> Estimate:
+    """Predict the peak of calls of a program at some sizes; `weights` are the bytes of all that will be read."""
+    given = sum(_bytes(type_of(one), sizes) for one in program.body.block.args)
+    return Estimate(resident_bytes(), weights, Step("one call", given + _widest(program, sizes)))
+
+
+def estimate_measure(module: ModuleOp, samples: Sequence[Mapping[str, Tensor]]) -> Estimate:
+    """Predict the peak of holding every layer of a loaded program to its float original; see `qcc.report.measure`.
+
+    The inputs and outputs of all layers are held for a sample, and values are alive twice: quantized and in float.
+    """
+    program = program_of(module)
+    held = step = 0
+    weights = [type_of(op.result) for op in module.walk() if isinstance(op, WeightOp)]
+    largest = max((math.prod(kind.static_shape or ()) for kind in weights), default=0)
+    for index in range(len(samples)):
+        sizes = bind_symbols(program, {name: tuple(value.shape) for name, value in samples[index].items()})
+        layers = [op for op in module.walk() if isinstance(op, ContractOp | LinearOp | ConvOp)]
+        held = max(held, sum(_bytes(type_of(one), sizes) for op in layers for one in (op.input, op.result)))
+        step = max(step, 2 * _widest(program, sizes))
+    return Estimate(resident_bytes(), held, Step("running both programs", step + 2 * _DECODE * largest))
 
 
 def _values(program: ProgramOp, samples: list[Mapping[str, Tensor]]) -> int:
@@ -125,6 +152,12 @@ def _bytes(kind: TensorType, sizes: Mapping[str, int]) -> int:
     return element * math.prod(dim.evaluate(sizes) for dim in kind.shape)
 
 
+def estimate_of(module: ModuleOp, store: WeightStore, samples: Sequence[Mapping[str, Tensor]]) -> Estimate:
+    """Predict the peak of what is left to do with a planned module; a sample may be empty."""
+    given = [one for one in (samples[index] for index in range(len(samples))) if one]
+    return estimate_compile(module, store, solving_of(module), given)
+
+
 def hold_to_memory(
     module: ModuleOp, store: WeightStore, samples: Sequence[Mapping[str, Tensor]], limit: int | None, say: Say
 ) -> None:
@@ -133,15 +166,16 @@ def hold_to_memory(
     Raises:
         QccError: see `refuse_beyond`.
     """
-    given = [one for one in (samples[index] for index in range(len(samples))) if one]
-    estimate = estimate_compile(module, store, solving_of(module), given)
+    estimate = estimate_of(module, store, samples)
     if estimate.held + estimate.step.bytes >= WORTH_SAYING:
         note(say, f"memory: {estimate}")
     refuse_beyond(estimate, limit, "this compilation")
 
 
-def refuse_beyond(estimate: Estimate, limit: int | None, what: str) -> None:
+def refuse_beyond(estimate: Estimate, limit: int | None, what: str, less: str = "fewer or shorter samples") -> None:
     """Refuse work that will not fit in memory: what the system has, or `limit` where the user gave one.
+
+    `less` is what the user may give to have it take less.
 
     Raises:
         QccError: naming the largest step, and ways out.
@@ -153,12 +187,12 @@ def refuse_beyond(estimate: Estimate, limit: int | None, what: str) -> None:
     parts = [
         Problem("held already", show_bytes(estimate.now)),
         Problem("held to the end", show_bytes(estimate.held)),
-        Problem(estimate.step.what, show_bytes(estimate.step.bytes), "a solver that reads no samples takes least"),
+        Problem(estimate.step.what, show_bytes(estimate.step.bytes), estimate.step.fix),
     ]
     raise QccError(
         f"{what} would take {estimate}, and {source} {show_bytes(room)}",
         parts,
-        fix="close other programs, give fewer or shorter samples, or --memory-limit SIZE if you know better",
+        fix=f"close other programs, give {less}, or --memory-limit SIZE if you know better",
     )
 
 
@@ -233,4 +267,6 @@ def parse_bytes(text: str) -> int:
 
 def show_bytes(count: int) -> str:
     """Write a number of bytes with its unit (decimal)."""
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"
+    if count >= 10**9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 10**6 else f"{count / 1e3:.0f} kB"
