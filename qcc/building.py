@@ -5,7 +5,7 @@ Knows no single pass and no single backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,11 @@ class Work:
         """Its weights, rewritten with it."""
         return self.imported.store
 
+    @property
+    def runs(self) -> Sequence[Mapping[str, torch.Tensor]]:
+        """What it is run on: the calibration, else the example."""
+        return self.calibration.samples if self.calibration else [self.example]
+
 
 @dataclass(frozen=True)
 class _Quantized:
@@ -172,8 +177,28 @@ def build(
         QccError: whatever does not fit: the recipe, the target, the memory, or the C compiler.
     """
     means = means_of(options)
+    work = work_of(program, source, options, calls, imported)
+    if work.float_bytes < LARGE_BYTES:
+        return carry_out(work, means, source, options, output, say)
+    with spool_beside(output) as spool:
+        work.store.spool = spool
+        return carry_out(work, means, source, options, output, say)
+
+
+def work_of(
+    program: torch.export.ExportedProgram,
+    source: str,
+    options: Options,
+    calls: Iterable[Any] | None = None,
+    imported: Imported | None = None,
+) -> Work:
+    """Read a program, its example and its calibration.
+
+    Raises:
+        QccError: if the program cannot be read, has no example, or the samples cannot be read.
+    """
     imported = imported or import_program(program, folder=folder_of(source))
-    work = Work(
+    return Work(
         imported,
         imported.module.clone(),
         imported.store.copy(),
@@ -181,11 +206,6 @@ def build(
         _example(program, imported) if options.golden else {},
         sample_run(imported, calls, options.calib, source),
     )
-    if work.float_bytes < LARGE_BYTES:
-        return carry_out(work, means, source, options, output, say)
-    with spool_beside(output) as spool:
-        imported.store.spool = spool
-        return carry_out(work, means, source, options, output, say)
 
 
 def carry_out(work: Work, means: Means, source: str, options: Options, output: Path, say: Say) -> Compiled:
@@ -226,8 +246,7 @@ def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWe
     run_passes(means.planning(), context, module, trace.after)
     recipe = planned_recipe(means.recipe, module)
     admit(module, means.target)
-    runs = work.calibration.samples if work.calibration else [work.example]
-    hold_to_memory(module, store, runs, options.memory_limit, say)
+    hold_to_memory(module, store, work.runs, options.memory_limit, say)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = Plain(store)
     run_passes(solving(), QccContext(store, work.calibration, say, kept, share_of(say)), module, trace.after)
