@@ -28,7 +28,7 @@ Transform = Literal[
     "diagonal",
     "residual_channels",
 ]
-Solver = Literal["rtn", "mse", "gptq", "decoupleq", "hlq", "tritplanes", "adaround"]
+Solver = Literal["rtn", "mse", "gptq", "descent", "decoupleq", "hlq", "tritplanes", "adaround"]
 
 
 Format = Annotated[str, AfterValidator(check_format)]
