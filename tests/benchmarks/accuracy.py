@@ -54,6 +54,13 @@ def _in_groups_of_64(name: str) -> RecipeSource:
     )
 
 
+def _in_blocks_of_32(name: str) -> RecipeSource:
+    """Return a recipe whose blocks of channels divide the 704 columns of the small Llama, 256 of which are 8 blocks."""
+    recipe = load_recipe(name)
+    inputs = recipe.activations.format.replace("128)", "32)")
+    return _changed(name, weights={"format": recipe.weights.format, "group": 32}, activations={"format": inputs})
+
+
 def _float_tables(name: str) -> RecipeSource:
     """Return a recipe that leaves embedding tables as they are, as other tools do."""
     weights: dict[str, object] = {"weights": SOLVED_32} if name == "gptq-w4" else {}
@@ -67,6 +74,10 @@ OF_THEIR_OWN: dict[str, RecipeSource] = {
     GROUPED: _changed("w8a8", activations=ACTIVATIONS),
     GROUPED_BOTH: _changed("w8a8", activations=ACTIVATIONS, weights={"format": "int8", "group": 32}),
     **{f"{name}, groups of 64": _in_groups_of_64(name) for name in WIDE_GROUPS},
+    "comet-w4a4, blocks of 32": _in_blocks_of_32("comet-w4a4"),
+    "comet-w4a4, blocks of 32, all of 4 bits": _changed(
+        "comet-w4a4", weights={"format": "int4", "group": 32}, activations={"format": "int4n | (1,32) f32 | dynamic"}
+    ),
     **{label: _float_tables(label.split(",")[0]) for label in BESIDE_PEERS},
     "quarot-w4a4, head in float": _head_in_float("quarot-w4a4"),
     "mergequant-w4a4, head in float": _head_in_float("mergequant-w4a4"),
