@@ -247,12 +247,12 @@ class HasTimes(Protocol):
 
 @runtime_checkable
 class HasPreview(Protocol):
-    """A backend that can tell from a module before its weights are solved whether `emit` takes it."""
+    """A backend that can tell without writing anything whether `emit` takes a module."""
 
-    def preview(self, module: ModuleOp) -> None:
-        """Go through the operations of a final module as `emit` would, without its weights.
+    def preview(self, module: ModuleOp, store: WeightStore, options: BackendOptions) -> None:
+        """Go through a legalized module as `emit` would; its weights may be stand-ins of their shapes and formats.
 
         Raises:
-            UnsupportedOp: listing every operation that `emit` would refuse.
+            QccError: whatever `emit` would refuse before it builds.
         """
         ...

@@ -12,6 +12,7 @@ calibration samples, or with `by=weights` of the columns that read a channel. Ex
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,7 +24,7 @@ from xdsl.rewriter import Rewriter
 
 from qcc.errors import IllegalFold, Problem
 from qcc.ir.base import location_of, set_location
-from qcc.ir.context import store_of
+from qcc.ir.context import chosen, store_of
 from qcc.ir.gather import IndexOp
 from qcc.ir.program import WeightOp
 from qcc.ir.transformer import RopePairing
@@ -65,10 +66,14 @@ class Permute(ModulePass):
         from qcc.passes.fold_weights import Permutation, fold
 
         store = store_of(ctx, self.name)
-        for proof, magnitudes in zip(proofs, self._magnitudes(ctx, op, proofs), strict=True):
-            order = sorted_order(proof, magnitudes)
+        every = chosen(ctx, self.name, len(proofs), lambda: self._choose(ctx, op, proofs))
+        for proof, order in zip(proofs, every, strict=True):
             fold(op, store, proof, Permutation(order), "permuted")
             permute_angles(store, proof, order)
+
+    def _choose(self, ctx: Context, module: ModuleOp, proofs: list[Proof]) -> Iterator[Tensor]:
+        for proof, magnitudes in zip(proofs, self._magnitudes(ctx, module, proofs), strict=True):
+            yield sorted_order(proof, magnitudes)
 
     def _magnitudes(self, ctx: Context, module: ModuleOp, proofs: list[Proof]) -> list[Tensor]:
         from qcc.passes.scales import column_amax, observe_channels

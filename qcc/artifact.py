@@ -177,6 +177,16 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_foreign(out: Path) -> None:
+    """Refuse to write where something else than an artifact is.
+
+    Raises:
+        QccError: naming it.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
+        raise QccError(f"{out} exists and is no qcc artifact", fix="give another -o, or remove it")
+
+
 @contextmanager
 def written_aside(out: Path) -> Generator[Path]:
     """Give a folder beside `out` that takes its name when the block ends well, and disappears otherwise.
@@ -184,8 +194,7 @@ def written_aside(out: Path) -> Generator[Path]:
     Raises:
         QccError: if `out` exists and is no artifact: it would be overwritten.
     """
-    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise QccError(f"{out} exists and is no qcc artifact", fix="give another -o, or remove it")
+    refuse_foreign(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:

@@ -109,6 +109,20 @@ def test_dry_run_builds_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(["bench"], "this benchmark"), (["report", "--data", "x.npz"], "measuring"), (["bisect"], "measuring")],
+)
+def test_what_does_not_fit_in_memory_is_refused(artifact: Path, tmp_path: Path, words: list[str], what: str) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 3, 64), np.float32))
+    run = qcc(words[0], artifact, *words[1:], "--memory-limit", "1MB", cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert f"{what} would take about" in run.stderr
+    assert "the memory limit is 1 MB" in run.stderr
+    if words[0] != "bench":
+        assert qcc(words[0], artifact, *words[1:], "--memory-limit", "64GB", cwd=tmp_path).returncode == 0
+
+
 def test_dump_ir_numbers_the_passes(tmp_path: Path) -> None:
     run = qcc("compile", "tiny:mlp", "-o", tmp_path / "m.qcc", "--dump-ir", tmp_path / "ir")
     assert run.returncode == 0, run.stderr
