@@ -137,6 +137,6 @@ may `wrap`, and floats that are `nonsaturating` become infinity or NaN, whicheve
 | `mask(2:4)`, `mask(bsr(1,16), 0.5)` | which elements or blocks are there at all |
 | `kaxis(perm, g_idx, split(64))` | K was permuted, grouped after that, or expanded: `dup`, `split`, `residual` |
 | `slice(8, 4)` | read the top 4 bits of 8-bit codes |
-| `fuse_group(qkv)` | share the root scale with the other tensors of that name |
+| `fuse_group(qkv)` | share the root scale with weights of that name whose layers read the same value, as one matrix |
 | `rotate(128)` | the reduction axis was rotated by a block-diagonal Hadamard matrix |
 """

@@ -32,6 +32,7 @@ from qcc.ir.transform import ExpandKOp
 from qcc.ir.types import tensor, type_of
 from qcc.passes.layer_columns import layers_by_input, read_instead, stored_weight
 from qcc.passes.online import point_after
+from qcc.passes.settled import refuse_settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,9 +54,11 @@ class ExpandK(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
+            IllegalFold: naming what was settled before.
             RecipeError: if the share is no fraction, or the multiple no positive number.
             QccError: if channels are to be dropped and there are no samples.
         """
+        refuse_settled(op, self.name, steps=True)
         if not 0 < self.share <= 1 or self.multiple < 1:
             what = f"share={self.share}, multiple={self.multiple}"
             raise RecipeError("channels cannot be split", [Problem("expand_k", what, "0 < share <= 1, multiple >= 1")])

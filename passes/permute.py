@@ -31,6 +31,7 @@ from qcc.ir.transformer import RopePairing
 from qcc.ir.types import tensor, type_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps, stream_norms, streams
 from qcc.passes.online import point_after
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import activation_sites, key_sites, prove_sites, value_sites
 
 if TYPE_CHECKING:
@@ -52,9 +53,11 @@ class Permute(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way of every space that cannot be sorted.
+            IllegalFold: naming what is in the way of every space that cannot be sorted;
+                or what was settled before.
             QccError: if activations are asked for and there are no samples.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("sorting channels", keep=keeps(self.illegal))
         proofs = streams(Kind.PERMUTATION, refusals, stream_norms(op))
         proofs += prove_sites(Kind.PERMUTATION, [*activation_sites(op), *value_sites(op), *key_sites(op)], refusals)

@@ -25,6 +25,7 @@ from qcc.ir.context import chosen, store_of
 from qcc.ir.nn import LinearOp
 from qcc.passes.layer_schemes import INPUT_FORMAT, scheme_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import norm_sites, prove_sites
 from qcc.recipes.formats import integer_bits, quantized_type, with_statistic
 from qcc.recipes.load import load_recipe
@@ -51,10 +52,12 @@ class Qsm(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what else reads each norm that feeds layers.
+            IllegalFold: naming what else reads each norm that feeds layers;
+                or what was settled before.
             RecipeError: if the activations of layers that read one norm are no integers, or differ.
             QccError: if there are no samples.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("migrating quantization steps into norms", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, norm_sites(op), refusals)
         if not proofs:

@@ -39,6 +39,7 @@ from qcc.passes.float_view import float_view
 from qcc.passes.layer_columns import stored_beside
 from qcc.passes.layer_schemes import layer_name
 from qcc.passes.legality import NOT_FOLDED, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,10 +66,12 @@ class ResidualChannels(ModulePass):
 
         Raises:
             RecipeError: for numbers that make no sense.
-            IllegalFold: listing the layers whose codes would change, or whose input is not read by layers alone.
+            IllegalFold: listing the layers whose codes would change, or whose input is not read by layers alone;
+                or what was settled before.
             QccError: if there are no samples.
             ShapeError: if samples do not fit, or a value is not finite or was never seen.
         """
+        refuse_settled(op, self.name, steps=True, formats=True)
         if not (0 < self.threshold <= 1 and 0 < self.share <= 1 and self.multiple >= 1):
             what = f"threshold={self.threshold}, share={self.share}, multiple={self.multiple}"
             raise RecipeError(WHAT, [Problem("residual_channels", what, "0 < threshold, share <= 1, multiple >= 1")])

@@ -22,6 +22,7 @@ from xdsl.passes import ModulePass
 
 from qcc.ir.context import chosen, store_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import norm_sites, prove_sites
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ class Smooth(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what else reads each norm that feeds layers.
+            IllegalFold: naming what else reads each norm that feeds layers;
+                or what was settled before.
             QccError: if there are no samples, or a search has no float output to compare.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("smoothing the results of norms", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, norm_sites(op), refusals)
         if not proofs:

@@ -20,6 +20,7 @@ from xdsl.passes import ModulePass
 
 from qcc.ir.context import chosen, store_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import key_sites, prove_sites
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ class SmoothAttention(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way in every attention whose keys cannot be scaled.
+            IllegalFold: naming what is in the way in every attention whose keys cannot be scaled;
+                or what was settled before.
             QccError: if there are no samples.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("smoothing the keys of attention", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, key_sites(op), refusals)
         if not proofs:

@@ -31,6 +31,7 @@ from qcc.frontend.export import Imported, import_program
 from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.on_disk import spool_beside
+from qcc.ir.plans import ContractCost, latency_of
 from qcc.ir.program import program_of
 from qcc.ir.store import Plain, WeightStore
 from qcc.kept import KeptWeights, kept_beside
@@ -83,6 +84,12 @@ class Means:
     def planning(self) -> list[ModulePass]:
         """Return the passes that give every layer its formats."""
         return planning(self.recipe, integer_only=self.target.integer_only)
+
+    def costs(self) -> dict[str, ContractCost]:
+        """Return what the target predicts for a contraction, by the name of a budget."""
+        target, settings = self.target, self.settings
+        found = {"latency": latency_of(target.costs, target.byte_cost, settings.rows)} if target.costs else {}
+        return found | (dict(target.resources(settings.own)) if target.resources is not None else {})
 
     def targeting(self) -> list[ModulePass]:
         """Return the passes that shape a module for the target; what that is like reaches them as plain data.
@@ -237,7 +244,8 @@ def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWe
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
     choices = Recording()
-    run_passes(means.planning(), QccContext(store, work.calibration, say, choices=choices), module, trace.after)
+    context = QccContext(store, work.calibration, say, choices=choices, costs=means.costs())
+    run_passes(means.planning(), context, module, trace.after)
     recipe = planned_recipe(means.recipe, module)
     admit(module, means.target)
     hold_to_memory(module, store, work.runs, options.memory_limit, say)

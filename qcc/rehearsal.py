@@ -47,7 +47,7 @@ def rehearse(work: Work, means: Means, options: Options, say: Say) -> Plan:
 
 def _rehearse(work: Work, means: Means, options: Options, say: Say) -> Plan:
     module, store = work.module, work.store
-    run_passes(means.planning(), QccContext(store, work.calibration, say), module)
+    run_passes(means.planning(), QccContext(store, work.calibration, say, costs=means.costs()), module)
     admit(module, means.target)
     memory = estimate_of(module, store, work.runs)
     refuse_beyond(memory, options.memory_limit, "this compilation")

@@ -52,16 +52,16 @@ def minilm() -> Model:
     return _encoder(transformers.AutoModel.from_pretrained(minilm_folder()))
 
 
-def bert() -> Model:
+def bert(*, layers: int = 2, positions: int = 40) -> Model:
     """A BERT encoder with random weights."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=97,
         hidden_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=3,
         intermediate_size=80,
-        max_position_embeddings=40,
+        max_position_embeddings=positions,
     )
     return _encoder(transformers.BertModel(config))
 

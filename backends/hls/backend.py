@@ -13,6 +13,7 @@ from qcc.backends.hls.lowering import identifier
 from qcc.backends.hls.project import plan_project, write_project
 from qcc.backends.hls.render import memories_of
 from qcc.backends.hls.report import design_report, summary_lines
+from qcc.backends.hls.resources import resource_costs
 from qcc.backends.hls.runtime import HlsProgram
 from qcc.backends.hls.settings import KEYS, read_hls_settings
 from qcc.ir.store import WeightStore
@@ -42,6 +43,7 @@ class HlsBackend(Backend):
             integer_only=True,
             settings=KEYS,
             check_settings=read_hls_settings,
+            resources=resource_costs,
         )
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:

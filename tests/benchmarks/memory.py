@@ -2,8 +2,9 @@
 
 Each model is a Hugging Face folder in bfloat16 (several shards) that goes through `gptq-w4` in a process of its own;
 calibration is 4 samples of 64 tokens. Sizes: 100m (94 million weights), wide (two blocks of the largest: the widths
-that decide its peak) and 1b (1.1 billion). `--quick` takes a model of 5 million; `--json FILE` keeps the rows. Folders
-are kept in `--folder`, and a run that was stopped goes on from the weights that were solved.
+that decide its peak) and 1b (1.1 billion). `--quick` takes a model of 5 million; `--json FILE` keeps the rows, in place
+of those of the same models. Folders are kept in `--folder`, and a run that was stopped goes on from the weights that
+were solved.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ def main() -> None:
         told = "" if row["predicted_mb"] is None else f"{row['predicted_mb']:.0f}"
         print(f"{row['model']:6} {row['weights']:13,} {row['peak_mb']:8} {told:>9} {row['seconds']:8}  {phases}")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        kept = json.loads(arguments.json.read_text()) if arguments.json.is_file() else []
+        merged = {row["model"]: row for row in (*kept, *rows)}
+        arguments.json.write_text(json.dumps(list(merged.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from torch import nn
 
 import qcc
@@ -155,24 +154,9 @@ def lowered(compiled: qcc.Compiled) -> Lowered:
     return lower(program_of(legalize(compiled.module)), store)
 
 
-def bert_of_64_positions() -> zoo.Model:
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=97,
-        hidden_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        intermediate_size=96,
-        max_position_embeddings=64,
-    )
-    model = transformers.BertModel(config)
-    _, _, kwargs, shapes = zoo.bert()
-    return model.eval(), (), kwargs, shapes
-
-
 @pytest.mark.parametrize("recipe", ["float", "w8a8"])
 def test_temporaries_share_one_arena(recipe: str) -> None:
-    module, args, kwargs, shapes = bert_of_64_positions()
+    module, args, kwargs, shapes = zoo.bert(layers=4, positions=64)
     compiled = qcc.compile(module, args, kwargs, dynamic_shapes=shapes, recipe=recipe, threads=2)
     low = lowered(compiled)
     lives, plan = lifetimes(low.schedule), arena_of(low)

@@ -39,7 +39,9 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 def test_the_system_says_what_there_is() -> None:
-    assert peak_bytes() >= resident_bytes()
+    held = resident_bytes()
+    # the system counts pages in batches, so one reading may be ahead of the other by some
+    assert peak_bytes() >= held - (1 << 20)
     free = available_bytes()
     assert free is not None
     assert free > resident_bytes()
