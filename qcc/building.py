@@ -17,7 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.admission import admit, check_architectures
-from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Manifest, write_manifest, written_aside
+from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Manifest, refuse_output, write_manifest, written_aside
 from qcc.backends.base import Backend, BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
 from qcc.calibrate.run import SampleRun
@@ -177,6 +177,8 @@ def build(
         QccError: whatever does not fit: the recipe, the target, the memory, or the C compiler.
     """
     means = means_of(options)
+    # before hours of solving, not after them
+    refuse_output(output)
     work = work_of(program, source, options, calls, imported)
     if work.float_bytes < LARGE_BYTES:
         return carry_out(work, means, source, options, output, say)

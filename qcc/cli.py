@@ -133,10 +133,10 @@ def compile_(
 
 
 def _report_planned(source: str, options: Options, output: Path | None, plan: Callable[..., Plan], json_: bool) -> None:
-    from qcc.artifact import refuse_foreign
+    from qcc.artifact import refuse_output
 
     if output is not None:
-        refuse_foreign(output)
+        refuse_output(output)
     with progress(json_) as say:
         found = plan(source, options, say)
     if json_:

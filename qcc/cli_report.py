@@ -20,6 +20,7 @@ from qcc.console import (
     print_table,
     progress,
 )
+from qcc.errors import QccError
 
 
 def report(
@@ -45,6 +46,8 @@ def report(
         from qcc.report.page import page_text
         from qcc.report.terminal import layer_rows, section_table, summary_lines
 
+        if html is not None and not html.parent.is_dir():
+            raise QccError(f"{html} cannot be written: there is no folder {html.parent}", fix="make it first")
         with progress(json_) as say:
             found = report_of(artifact, data, say, times=times, memory_limit=memory_of(memory_limit))
         if html is not None:

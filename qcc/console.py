@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,7 +19,24 @@ from rich.table import Table
 
 from qcc.errors import QccError
 
-out = Console(emoji=False, soft_wrap=True)
+CLOSED = 141
+"""Exit code where the reader of a pipe went away before everything was written: that of a program SIGPIPE ends."""
+
+
+class _Out(Console):
+    """A console whose reader may go away."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        _leave_pipe()
+
+
+def _leave_pipe() -> NoReturn:
+    """Leave without a word where nobody reads any more; what is still to be flushed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(CLOSED)
+
+
+out = _Out(emoji=False, soft_wrap=True)
 err = Console(stderr=True, emoji=False, soft_wrap=True)
 LINE_SECONDS = 10.0
 """Time between two lines that say what is being done, where these are no line of a terminal."""
@@ -39,7 +58,7 @@ DataOption = Annotated[
 
 def print_table(table: Table) -> None:
     """Print a table; wide where it is piped or redirected."""
-    console = out if out.is_terminal else Console(width=TABLE_WIDTH)
+    console = out if out.is_terminal else _Out(width=TABLE_WIDTH)
     console.print(table)
 
 
@@ -126,6 +145,15 @@ def errors(debug: bool) -> Generator[None]:
             raise
         err.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(error.exit_code) from None
+    except BrokenPipeError:
+        _leave_pipe()
+    except OSError as error:
+        if debug:
+            raise
+        # which file, and what the system says against it: nothing that qcc could mend
+        where = f"{error.filename}: " if error.filename is not None else ""
+        err.print(f"error: {where}{error.strerror or error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
     except Exception as error:
         if debug:
             raise

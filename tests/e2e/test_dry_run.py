@@ -118,6 +118,22 @@ def test_an_output_that_is_something_else_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "words"
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*_: object) -> object:
+        raise AssertionError("the model was read")
+
+    monkeypatch.setattr("qcc.building.work_of", unexpected)
+    (tmp_path / "file").write_text("no folder")
+    below = tmp_path / "file" / "below" / "m.qcc"
+    with pytest.raises(QccError, match="is no folder that you may write to"):
+        compile_source(f"{HERE}:mlp", Options(), below)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(QccError, match="is no folder that you may write to"):
+        compile_source(f"{HERE}:mlp", Options(), tmp_path / "m.qcc")
+
+
 def test_large_layers_of_one_kind_share_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the plan of a large model takes seconds; small ones are rounded each for itself."""
     from qcc.passes.solvers import rounding
