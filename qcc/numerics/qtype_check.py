@@ -57,8 +57,8 @@ def type_problems(
     if not levels and not _may_be_unscaled(decode):
         yield "integer codes and digit planes need at least one scale level"
     if when == "dynamic_local" and len(levels) < 2 and not _is_chosen_by_channels(decode):
-        what = "a root level above the dynamic leaf, or a select by blocks of channels, as by u1 (-1,128)"
-        yield f"dynamic_local needs something static: {what}"
+        what = "a static root level above the dynamic leaf, so at least two levels"
+        yield f"dynamic_local needs {what}, or a select by blocks of channels, as by u1 (-1,128)"
     if zero is not None:
         yield from _zero_problems(zero, decode, grid, levels)
     yield from chain_problems(decode, levels, zero)
@@ -70,7 +70,7 @@ def type_problems(
 
 
 def _is_chosen_by_channels(decode: Decode) -> bool:
-    return isinstance(decode, SelectDecode) and decode.selector is not None and decode.selector.block[:-1] == (-1,)
+    return isinstance(decode, SelectDecode) and decode.selector.block[:-1] == (-1,)
 
 
 def is_fixed_point(levels: tuple[Level, ...]) -> bool:

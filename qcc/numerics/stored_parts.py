@@ -100,7 +100,7 @@ def root_parts(qtype: QType) -> tuple[StoredPart, ...]:
 def static_parts(qtype: QType) -> tuple[StoredPart, ...]:
     """List what is static in a `dynamic_local` format: scales above the leaf, and a `select` by blocks of channels."""
     roots, decode = root_parts(qtype), qtype.decode
-    if not isinstance(decode, SelectDecode) or decode.selector is None or decode.selector.block[:-1] != (-1,):
+    if not isinstance(decode, SelectDecode) or decode.selector.block[:-1] != (-1,):
         return roots
     return (*roots, *(part for part in parameter_parts(qtype) if part.role == "selector"))
 

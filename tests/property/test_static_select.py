@@ -104,7 +104,7 @@ def test_before_it_is_calibrated_the_choice_is_made_at_run_time() -> None:
 
 
 def test_what_cannot_be_chosen_by_samples_is_refused() -> None:
-    with pytest.raises(RecipeError, match="dynamic_local needs something static: a root level"):
+    with pytest.raises(RecipeError, match="dynamic_local needs a static root level"):
         parse_qtype("select(int4n 0.75, int8n 0.25) by u1 (1,8) | (1,8) f32 | dynamic_local")
     with pytest.raises(RecipeError, match="has no shares"):
         calibrated([outliers(3, 0)], "select(int4n, int8n) by u1 (-1,8) | (1,8) f32 | dynamic_local")
