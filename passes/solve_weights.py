@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from xdsl.context import Context
@@ -30,10 +31,10 @@ from xdsl.rewriter import Rewriter
 
 from qcc.errors import Problem, QccError, ShapeError
 from qcc.ir.base import LOW_RANK, OUTLIERS, SOLVER
-from qcc.ir.context import QccContext, calibration_of, store_of
+from qcc.ir.context import Calibration, QccContext, calibration_of, store_of
 from qcc.ir.program import StateOp, WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
-from qcc.ir.types import type_of
+from qcc.ir.types import TensorType, type_of
 from qcc.numerics.qtype import QType
 from qcc.passes.float_view import FloatView, float_view, solved_key
 from qcc.passes.footprint import solving_of
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
     from qcc.numerics.tensor import QuantizedTensor
 
 
+SHARED = 1 << 20
+"""Elements from which weights of one shape and format share a stand-in: layers of a large model are alike."""
+
+
 class _Later(Enum):
     LATER = "later"
 
@@ -58,9 +63,15 @@ _LATER = _Later.LATER
 
 @dataclass(frozen=True)
 class SolveWeights(ModulePass):
-    """The pass; needs the weight store, and samples where a solver reads them."""
+    """The pass; needs the weight store, and samples where a solver reads them.
+
+    With `stand_ins`, weights are rounded to nearest whatever their solver, for a look at what comes after: those of
+    `SHARED` elements or more once for each shape and format, which others then take as it is.
+    """
 
     name: ClassVar[str] = "solve-weights"
+
+    stand_ins: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite the module and its store.
@@ -75,7 +86,12 @@ class SolveWeights(ModulePass):
         nodes = [one for one in op.walk() if isinstance(one, QuantizeOp) and _weight_of(one) is not None]
         _refuse_unknown(nodes)
         fused = _Fused.of(op, store)
-        if any(_reads_samples(one) for one in nodes):
+        reads_samples = any(_reads_samples(one) for one in nodes)
+        if self.stand_ins:
+            if reads_samples:
+                _samples_of(ctx)
+            _round_instead(nodes, store, fused)
+        elif reads_samples:
             _solve_on_samples(ctx, op, store, fused)
         for node in nodes:
             key = _key(node)
@@ -196,12 +212,35 @@ def _names(members: list[QuantizeOp]) -> str:
     return ", ".join(map(_float_key, members))
 
 
+def _samples_of(ctx: Context) -> Calibration:
+    return calibration_of(ctx, "a solver that reads samples", "use solver: mse, which reads none")
+
+
+def _round_instead(nodes: list[QuantizeOp], store: WeightStore, fused: _Fused) -> None:
+    """Put weights that are rounded to nearest where the solved ones belong."""
+    made: dict[TensorType, str] = {}
+    for node in nodes:
+        kind = type_of(node.result)
+        node.attributes[SOLVER] = StringAttr("rtn")
+        if is_split(_qtype(node)):
+            node.attributes |= {OUTLIERS: StringAttr("magnitude"), LOW_RANK: StringAttr("svd")}
+        if _key(node) in store:
+            continue
+        if kind in made:
+            store[_key(node)] = store.entry(made[kind])
+            continue
+        members = fused.joined(node)
+        _put(members, _solve(members, store, None), store)
+        if len(members) == 1 and prod(kind.static_shape or ()) >= SHARED:
+            made[kind] = _key(node)
+
+
 def _solve_on_samples(ctx: Context, op: ModuleOp, store: WeightStore, fused: _Fused) -> None:
     """Solve the layers one after another on what the solved ones before them give."""
     from qcc.calibrate.statistics import Hessian  # torch stays out of the import of the pass
     from qcc.numerics.quantize import dequantize
 
-    calibration = calibration_of(ctx, "a solver that reads samples", "use solver: mse, which reads none")
+    calibration = _samples_of(ctx)
     view = float_view(op, own_weights=True)
     layers = _layers(op, view)
     weights = store.copy()
@@ -250,7 +289,7 @@ class _Solving:
     """Solves weights one by one: says how far it is, and takes what was kept from a compilation that was stopped."""
 
     def __init__(self, ctx: Context, store: WeightStore, work: dict[str, int]) -> None:
-        self._store, self._work, self._done, self._worked = store, work, 0, 0
+        self._store, self._work, self._done, self._worked, self._solved_work = store, work, 0, 0, 0
         self._context = ctx if isinstance(ctx, QccContext) else None
         self._kept = ctx.kept if isinstance(ctx, QccContext) else None
         self._start = time.perf_counter()
@@ -258,29 +297,44 @@ class _Solving:
     def solve(self, members: list[QuantizeOp], hessian: Hessian | None) -> None:
         """Put the codes of a weight in the store, or of several that are one matrix."""
         self._tell(members)
+        work = sum(self._work.get(_float_key(one), 0) for one in members)
+        solved, is_kept = self._solved(members, None if hessian is None else hessian.matrix)
+        _put(members, solved, self._store)
         self._done += len(members)
-        self._worked += sum(self._work.get(_float_key(one), 0) for one in members)
-        _put(members, self._solved(members, None if hessian is None else hessian.matrix), self._store)
+        self._worked += work
+        if not is_kept:
+            self._solved_work += work
+        elif not self._solved_work:
+            self._start = time.perf_counter()  # what was taken as it is says nothing of how long the rest takes
 
-    def _solved(self, members: list[QuantizeOp], matrix: Tensor | None) -> QuantizedTensor:
+    def _solved(self, members: list[QuantizeOp], matrix: Tensor | None) -> tuple[QuantizedTensor, bool]:
+        """Return the codes of a matrix, and whether they were kept."""
         if self._kept is None or matrix is None:
-            return _solve(members, self._store, matrix)
+            return _solve(members, self._store, matrix), False
         first, weight = members[0], _rows(members, self._store)
         digest = _digest(f"{_solver_name(first)} {_split_choice(first)}", str(_qtype(first)), weight, matrix)
         found = self._kept.get(digest)
-        if found is None or found.qtype != _qtype(first) or found.shape != tuple(weight.shape):
-            found = _solve(members, self._store, matrix)
-            self._kept.put(digest, found)
-        return found
+        if found is not None and found.qtype == _qtype(first) and found.shape == tuple(weight.shape):
+            self._say(f"taking {_names(members)}, solved before")
+            return found, True
+        found = _solve(members, self._store, matrix)
+        self._kept.put(digest, found)
+        return found, False
 
     def _tell(self, members: list[QuantizeOp]) -> None:
         """Say what comes next; the time that is left goes by the work of what is done and what is not."""
         if self._context is None:
             return
-        share, passed = self._worked / max(1, sum(self._work.values())), time.perf_counter() - self._start
-        left = f", about {passed / share * (1 - share):.0f} s left" if share else ""
-        self._context.say(f"solving {_names(members)}, {self._done + 1} of {len(self._work)}{left}")
-        self._context.share(share)
+        total, passed = sum(self._work.values()), time.perf_counter() - self._start
+        left = ""
+        if self._solved_work:
+            left = f", about {passed / self._solved_work * (total - self._worked):.0f} s left"
+        self._say(f"solving {_names(members)}, {self._done + 1} of {len(self._work)}{left}")
+        self._context.share(self._worked / max(1, total))
+
+    def _say(self, text: str) -> None:
+        if self._context is not None:
+            self._context.say(text)
 
     def done(self) -> None:
         """Say that nothing is left."""

@@ -5,7 +5,7 @@ Knows no single pass and no single backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.admission import admit, check_architectures
-from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Manifest, write_manifest, written_aside
+from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Manifest, refuse_output, write_manifest, written_aside
 from qcc.backends.base import Backend, BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
 from qcc.calibrate.run import SampleRun
@@ -31,6 +31,7 @@ from qcc.frontend.export import Imported, import_program
 from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.on_disk import spool_beside
+from qcc.ir.plans import ContractCost, latency_of
 from qcc.ir.program import program_of
 from qcc.ir.store import Plain, WeightStore
 from qcc.kept import KeptWeights, kept_beside
@@ -83,6 +84,12 @@ class Means:
     def planning(self) -> list[ModulePass]:
         """Return the passes that give every layer its formats."""
         return planning(self.recipe, integer_only=self.target.integer_only)
+
+    def costs(self) -> dict[str, ContractCost]:
+        """Return what the target predicts for a contraction, by the name of a budget."""
+        target, settings = self.target, self.settings
+        found = {"latency": latency_of(target.costs, target.byte_cost, settings.rows)} if target.costs else {}
+        return found | (dict(target.resources(settings.own)) if target.resources is not None else {})
 
     def targeting(self) -> list[ModulePass]:
         """Return the passes that shape a module for the target; what that is like reaches them as plain data.
@@ -137,6 +144,11 @@ class Work:
         """Its weights, rewritten with it."""
         return self.imported.store
 
+    @property
+    def runs(self) -> Sequence[Mapping[str, torch.Tensor]]:
+        """What it is run on: the calibration, else the example."""
+        return self.calibration.samples if self.calibration else [self.example]
+
 
 @dataclass(frozen=True)
 class _Quantized:
@@ -165,8 +177,30 @@ def build(
         QccError: whatever does not fit: the recipe, the target, the memory, or the C compiler.
     """
     means = means_of(options)
+    # before hours of solving, not after them
+    refuse_output(output)
+    work = work_of(program, source, options, calls, imported)
+    if work.float_bytes < LARGE_BYTES:
+        return carry_out(work, means, source, options, output, say)
+    with spool_beside(output) as spool:
+        work.store.spool = spool
+        return carry_out(work, means, source, options, output, say)
+
+
+def work_of(
+    program: torch.export.ExportedProgram,
+    source: str,
+    options: Options,
+    calls: Iterable[Any] | None = None,
+    imported: Imported | None = None,
+) -> Work:
+    """Read a program, its example and its calibration.
+
+    Raises:
+        QccError: if the program cannot be read, has no example, or the samples cannot be read.
+    """
     imported = imported or import_program(program, folder=folder_of(source))
-    work = Work(
+    return Work(
         imported,
         imported.module.clone(),
         imported.store.copy(),
@@ -174,11 +208,6 @@ def build(
         _example(program, imported) if options.golden else {},
         sample_run(imported, calls, options.calib, source),
     )
-    if work.float_bytes < LARGE_BYTES:
-        return carry_out(work, means, source, options, output, say)
-    with spool_beside(output) as spool:
-        imported.store.spool = spool
-        return carry_out(work, means, source, options, output, say)
 
 
 def carry_out(work: Work, means: Means, source: str, options: Options, output: Path, say: Say) -> Compiled:
@@ -215,11 +244,11 @@ def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWe
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
     choices = Recording()
-    run_passes(means.planning(), QccContext(store, work.calibration, say, choices=choices), module, trace.after)
+    context = QccContext(store, work.calibration, say, choices=choices, costs=means.costs())
+    run_passes(means.planning(), context, module, trace.after)
     recipe = planned_recipe(means.recipe, module)
     admit(module, means.target)
-    runs = work.calibration.samples if work.calibration else [work.example]
-    hold_to_memory(module, store, runs, options.memory_limit, say)
+    hold_to_memory(module, store, work.runs, options.memory_limit, say)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = Plain(store)
     run_passes(solving(), QccContext(store, work.calibration, say, kept, share_of(say)), module, trace.after)

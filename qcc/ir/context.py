@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qcc.ir.on_disk import Weight
+    from qcc.ir.plans import ContractCost
     from qcc.ir.store import WeightStore
     from qcc.numerics.tensor import QuantizedTensor
 
@@ -84,6 +85,7 @@ class QccContext(Context):
 
     Passes that take long `say` what they do and `share` how much of it is done (None: nobody knows), and keep what they
     have in `kept`, where there is such a thing. What they choose by values goes through `choices`, if there are any.
+    `costs` are what the target predicts for a contraction, by name.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class QccContext(Context):
         kept: Kept | None = None,
         share: Callable[[float | None], None] = _no_share,
         choices: Choices | None = None,
+        costs: Mapping[str, ContractCost] | None = None,
     ) -> None:
         super().__init__()
         self.load_dialect(Builtin)
@@ -104,6 +107,7 @@ class QccContext(Context):
         self.kept = kept
         self.share = share
         self.choices = choices
+        self.costs = costs or {}
 
 
 def store_of(context: Context, user: str) -> WeightStore:

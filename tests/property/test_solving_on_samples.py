@@ -90,7 +90,7 @@ def test_a_weight_that_two_layers_read_is_solved_on_the_sum_of_their_inputs(seed
     assert not torch.equal(alone.codes, wanted.codes)  # the second layer's inputs count
 
 
-@pytest.mark.parametrize("solver", ["gptq", "decoupleq"])
+@pytest.mark.parametrize("solver", ["gptq", "descent", "decoupleq"])
 def test_the_outputs_of_the_program_lose_less_than_by_rounding(solver: str) -> None:
     gains = []
     for seed in range(8):
@@ -168,6 +168,8 @@ def test_unknown_solvers_in_a_text_are_refused() -> None:
     [
         ({"format": "int4", "solver": "adaround"}, "not available"),
         ({"format": "olive4", "solver": "gptq"}, "in pairs"),
+        ({"format": "olive4", "solver": "descent"}, "in pairs"),
+        ({"format": "uint3", "group": 5, "solver": "descent"}, "does not divide 12 columns"),
         ({"format": "nvfp4", "solver": "decoupleq"}, "not linear"),
         ({"format": "int4", "group": 5, "solver": "gptq"}, "does not divide 12 columns"),
     ],
@@ -217,6 +219,9 @@ def _solved_with(data: list[dict[str, torch.Tensor]], kept: KeptWeights | None) 
     module, store = planned(0, {"format": FORMAT, "solver": "gptq"})
     said: list[str] = []
     SolveWeights().apply(QccContext(store, SampleRun(data), said.append, kept), module)
-    assert said[0] == "solving first.weight, 1 of 2"
-    assert said[1].startswith("solving second.weight, 2 of 2, about ")
+    taken = {"taking first.weight, solved before"} & set(said)
+    first, second = (one for one in said if one.startswith("solving"))
+    assert first == "solving first.weight, 1 of 2"
+    # what was taken took no time that could say how long the rest takes
+    assert second.startswith("solving second.weight, 2 of 2" + ("" if taken else ", about "))
     return {key: store.quantized(key) for key in store}

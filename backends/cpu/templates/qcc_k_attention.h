@@ -27,7 +27,7 @@ QCC_HELPER int64_t QCC_FN(qcc_visible)(const qcc_attention *a, int64_t s) {
 }
 
 /* Scale and mask scores [t0, t1) of a row. A masked NaN stays NaN, as adding -infinity would leave it. */
-QCC_HELPER void QCC_FN(qcc_attention_mask)(const qcc_attention *a, float *row, int64_t t0, int64_t t1,
+static QCC_TARGET void QCC_FN(qcc_attention_mask)(const qcc_attention *a, float *row, int64_t t0, int64_t t1,
                                            const char *mask) {
     const int64_t step = a->mask_stride[3];
     QCC_IVDEP for (int64_t t = t0; t < t1; t++) row[t] = row[t] * a->scale;
@@ -41,7 +41,7 @@ QCC_HELPER void QCC_FN(qcc_attention_mask)(const qcc_attention *a, float *row, i
 }
 
 /* Exponentiate one row of n scores in place; returns 1 / sum, or 0 for a row that sees nothing. */
-QCC_HELPER float QCC_FN(qcc_attention_exp)(float *row, int64_t n) {
+static QCC_TARGET float QCC_FN(qcc_attention_exp)(float *row, int64_t n) {
     const float top = QCC_FN(qcc_max_of)(row, n);
     if (top == -INFINITY) {
         const float sum = QCC_FN(qcc_sum)(row, n); /* -infinity, or NaN if any score is */

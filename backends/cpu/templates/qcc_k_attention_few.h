@@ -19,6 +19,8 @@ QCC_HELPER const float *QCC_FN(qcc_attention_rows)(const QCC_FN(qcc_attention_so
         QCC_FN(qcc_cache_rows)(&s->head, s->length, t, t + n, s->tile, s->tile_stride);
         return s->tile;
     }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < s->width; j += 16) QCC_PREFETCH(s->rows + (t + i) * s->stride + j);
     if (!whole || s->width % QCC_TILE_N == 0) {
         *stride = s->stride;
         return s->rows + t * s->stride;
@@ -40,7 +42,7 @@ typedef struct {
 } QCC_FN(qcc_attention_few);
 
 /* Scores of keys [t0, t1), scaled and masked. */
-QCC_HELPER void QCC_FN(qcc_attention_few_scores)(QCC_FN(qcc_attention_few) * u, int64_t t0, int64_t t1) {
+static QCC_TARGET void QCC_FN(qcc_attention_few_scores)(QCC_FN(qcc_attention_few) * u, int64_t t0, int64_t t1) {
     const qcc_attention *a = u->a;
     for (int64_t t = t0; t < t1; t += QCC_ATTENTION_TILE) {
         const int64_t n = qcc_min64(QCC_ATTENTION_TILE, t1 - t);
@@ -91,7 +93,7 @@ QCC_HELPER int64_t QCC_FN(qcc_attention_few_softmax)(QCC_FN(qcc_attention_few) *
     return n;
 }
 
-QCC_HELPER void QCC_FN(qcc_attention_few_run)(QCC_FN(qcc_attention_few) * u) {
+static QCC_TARGET void QCC_FN(qcc_attention_few_run)(QCC_FN(qcc_attention_few) * u) {
     const qcc_attention *a = u->a;
     float factor[QCC_ATTENTION_TOGETHER];
     const int64_t keys = QCC_FN(qcc_attention_few_softmax)(u, factor);

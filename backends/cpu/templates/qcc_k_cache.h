@@ -76,6 +76,12 @@ static inline void qcc_cache_pack(uint8_t *row, int64_t at, const uint8_t *codes
 /* `bytes` bytes, at most 8, as one little-endian word. */
 QCC_INLINE uint64_t qcc_cache_word(const uint8_t *p, const int bytes) {
     uint64_t word = 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (__builtin_constant_p(bytes)) { /* one load */
+        memcpy(&word, p, (size_t)bytes);
+        return word;
+    }
+#endif
     for (int i = 0; i < bytes; i++) word |= (uint64_t)p[i] << (8 * i);
     return word;
 }

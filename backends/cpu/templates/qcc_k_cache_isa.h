@@ -2,23 +2,42 @@
 
 /* Codes c to c + QCC_VL of a packed row, at a byte's border, as codes without offset. */
 #if QCC_ISA == QCC_ISA_AVX512
-#define QCC_CODE(i) \
-    ((int)(0x80800000u | (unsigned)((i) * bits >> 3) | (unsigned)(((i) * bits >> 3) + 1) << 8))
+#define QCC_BYTE(i) ((c + (i)) * bits >> 3)
+#define QCC_CODE(i) ((int)(0x80800000u | (unsigned)QCC_BYTE(i) | (unsigned)(QCC_BYTE(i) < 15 ? QCC_BYTE(i) + 1 : 0x80) << 8))
 #define QCC_SHIFT(i) ((i) * bits & 7)
 #define QCC_SIXTEEN(f) \
     _mm512_setr_epi32(f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15))
-/* Sixteen codes, one to each lane, with bits of the next ones above them. */
+/* Codes c to c + 16 (in bytes 0 to 16 of each quarter of `word`), one to each lane, with bits of the next ones above. */
+QCC_HELPER __m512i QCC_FN(qcc_cache_lanes)(__m512i word, const int c, const int bits) {
+    return _mm512_srlv_epi32(_mm512_shuffle_epi8(word, QCC_SIXTEEN(QCC_CODE)), QCC_SIXTEEN(QCC_SHIFT));
+}
 QCC_HELPER __m512i QCC_FN(qcc_cache_spread)(const uint8_t *row, int64_t c, const int bits) {
     const uint8_t *p = row + (c * bits >> 3);
     if (bits == 8) return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
     const int64_t low = (int64_t)qcc_cache_word(p, bits > 4 ? 8 : 2 * bits);
     const int64_t high = bits > 4 ? (int64_t)qcc_cache_word(p + 8, 2 * bits - 8) : 0;
     const __m512i word = _mm512_broadcast_i32x4(bits > 4 ? _mm_set_epi64x(high, low) : _mm_cvtsi64_si128(low));
-    return _mm512_srlv_epi32(_mm512_shuffle_epi8(word, QCC_SIXTEEN(QCC_CODE)), QCC_SIXTEEN(QCC_SHIFT));
+    return QCC_FN(qcc_cache_lanes)(word, 0, bits);
+}
+/* What lanes whose low four bits are a code stand for, at most 4 bits wide. */
+QCC_HELPER __m512 QCC_FN(qcc_cache_values)(const int bits, int32_t offset) {
+    const __m512i all = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i codes = _mm512_and_si512(all, _mm512_set1_epi32((1 << bits) - 1));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(offset)));
 }
 QCC_HELPER QCC_V QCC_FN(qcc_cache_codes)(const uint8_t *row, int64_t c, const int bits, int32_t offset) {
-    const __m512i code = _mm512_and_si512(QCC_FN(qcc_cache_spread)(row, c, bits), _mm512_set1_epi32((1 << bits) - 1));
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(offset)));
+    const __m512i code = QCC_FN(qcc_cache_spread)(row, c, bits);
+    if (bits <= 4) return _mm512_permutexvar_ps(code, QCC_FN(qcc_cache_values)(bits, offset));
+    const __m512i plain = _mm512_and_si512(code, _mm512_set1_epi32((1 << bits) - 1));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(plain, _mm512_set1_epi32(offset)));
+}
+/* Codes of 16 bytes, looked up. */
+#define QCC_CACHE_LINE(bits) (128 / (bits))
+QCC_HELPER void QCC_FN(qcc_cache_look_up)(const uint8_t *p, const int bits, __m512 values, __m512 *out) {
+    const __m512i word = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
+#pragma GCC unroll 4
+    for (int i = 0; i < QCC_CACHE_LINE(bits) / 16; i++)
+        out[i] = _mm512_permutexvar_ps(QCC_FN(qcc_cache_lanes)(word, 16 * i, bits), values);
 }
 #undef QCC_SIXTEEN
 #elif QCC_ISA == QCC_ISA_AVX2
@@ -44,6 +63,7 @@ QCC_HELPER QCC_V QCC_FN(qcc_cache_codes)(const uint8_t *row, int64_t c, const in
     return QCC_V_LOAD(v);
 }
 #endif
+#undef QCC_BYTE
 #undef QCC_CODE
 #undef QCC_SHIFT
 
@@ -53,10 +73,13 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_wide)(const uint8_t *row, int64_t c, int
     const QCC_V scale = QCC_V_SET(s.scale), zero = QCC_V_SET(s.zero);
     int64_t i = 0;
 #if QCC_ISA == QCC_ISA_AVX512
-    if (bits <= 4) { /* all values that there are, looked up by the low four bits of a lane */
-        float value[16];
-        for (int code = 0; code < 16; code++) value[code] = (float)((code & ((1 << bits) - 1)) - offset);
-        const __m512 values = _mm512_loadu_ps(value) * scale + zero;
+    if (bits <= 4) { /* all values that there are, looked up */
+        const __m512 values = QCC_FN(qcc_cache_values)(bits, offset) * scale + zero;
+        for (__m512 v[4]; 16 % bits == 0 && i + QCC_CACHE_LINE(bits) <= n; i += QCC_CACHE_LINE(bits)) {
+            QCC_FN(qcc_cache_look_up)(row + ((c + i) * bits >> 3), bits, values, v);
+#pragma GCC unroll 4
+            for (int part = 0; part < QCC_CACHE_LINE(bits) / 16; part++) _mm512_storeu_ps(y + c + i + 16 * part, v[part]);
+        }
         for (; i + 16 <= n; i += 16)
             _mm512_storeu_ps(y + c + i, _mm512_permutexvar_ps(QCC_FN(qcc_cache_spread)(row, c + i, bits), values));
     }
@@ -70,6 +93,16 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_wide)(const uint8_t *row, int64_t c, int
 QCC_HELPER void QCC_FN(qcc_cache_decode_each)(const uint8_t *row, int64_t c, int64_t n, const int bits, int32_t offset,
                                               const float *scale, const float *zero, float *y) {
     int64_t i = 0;
+#if QCC_ISA == QCC_ISA_AVX512
+    const __m512 values = QCC_FN(qcc_cache_values)(bits <= 4 ? bits : 4, offset);
+    for (__m512 v[4]; bits <= 4 && 16 % bits == 0 && i + QCC_CACHE_LINE(bits) <= n; i += QCC_CACHE_LINE(bits)) {
+        QCC_FN(qcc_cache_look_up)(row + ((c + i) * bits >> 3), bits, values, v);
+#pragma GCC unroll 4
+        for (int64_t part = 0; part < QCC_CACHE_LINE(bits); part += 16)
+            _mm512_storeu_ps(y + c + i + part, v[part / 16] * _mm512_loadu_ps(scale + i + part) +
+                                                   _mm512_loadu_ps(zero + i + part));
+    }
+#endif
     for (; i + QCC_VL <= n; i += QCC_VL)
         QCC_V_STORE(y + c + i, QCC_FN(qcc_cache_codes)(row, c + i, bits, offset) * QCC_V_LOAD(scale + i) +
                                    QCC_V_LOAD(zero + i));
@@ -90,7 +123,7 @@ QCC_HELPER void QCC_FN(qcc_cache_parameters)(const qcc_cache_format *f, const vo
 }
 
 /* Scale and zero of each of channels [c, c + n) of the group of token t. */
-QCC_HELPER void QCC_FN(qcc_cache_channels)(const qcc_cache_head *h, int64_t t, int64_t c, int64_t n, float *scale,
+static QCC_TARGET void QCC_FN(qcc_cache_channels)(const qcc_cache_head *h, int64_t t, int64_t c, int64_t n, float *scale,
                                            float *zero) {
     const qcc_cache_format *f = &h->c->format;
     const int64_t at = h->first_step + t / f->token_group * h->steps;
@@ -107,6 +140,18 @@ QCC_HELPER void QCC_FN(qcc_cache_channels)(const qcc_cache_head *h, int64_t t, i
     }
 }
 
+/* Ask for the codes that a later call decodes. */
+QCC_HELPER void QCC_FN(qcc_cache_ahead)(const uint8_t *codes, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) QCC_PREFETCH(codes + i);
+}
+
+QCC_HELPER float QCC_FN(qcc_cache_one)(const qcc_cache_format *f, const void *part, int64_t i) {
+#if QCC_ISA != QCC_ISA_PORTABLE
+    if (f->half) return _cvtsh_ss(((const uint16_t *)part)[i]);
+#endif
+    return qcc_cache_load(f, part, i);
+}
+
 /* What the codes of tokens [t0, t1) stand for; a zero of 0 where there is none changes no bit. */
 QCC_HELPER void QCC_FN(qcc_cache_decode_bits)(const qcc_cache_head *h, int64_t t0, int64_t t1, float *y, int64_t stride,
                                               const int bits) {
@@ -114,14 +159,16 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_bits)(const qcc_cache_head *h, int64_t t
     const int32_t offset = qcc_cache_limits_of(f).offset;
     const int64_t dim = h->c->dim, group = f->channel_group;
     if (group >= dim || group % 16 == 0) {
-        for (int64_t t = t0; t < t1; t++) {
-            const int64_t at = h->first_step + t / f->token_group * h->steps;
+        int64_t at = h->first_step + t0 / f->token_group * h->steps, left = f->token_group - t0 % f->token_group;
+        const uint8_t *row = h->codes + t0 * h->row_bytes;
+        for (int64_t t = t0; t < t1; t++, row += h->row_bytes, y += stride) {
+            QCC_FN(qcc_cache_ahead)(row, h->row_bytes);
             for (int64_t j = 0, c = 0; c < dim; j++, c += group) {
-                const qcc_cache_step s = {qcc_cache_load(f, h->c->scale, at + j),
-                                          f->has_zero ? qcc_cache_load(f, h->c->zero, at + j) : 0.0f};
-                QCC_FN(qcc_cache_decode_wide)(h->codes + t * h->row_bytes, c, qcc_min64(group, dim - c), bits, offset, s,
-                                              y + (t - t0) * stride);
+                const qcc_cache_step s = {QCC_FN(qcc_cache_one)(f, h->c->scale, at + j),
+                                          f->has_zero ? QCC_FN(qcc_cache_one)(f, h->c->zero, at + j) : 0.0f};
+                QCC_FN(qcc_cache_decode_wide)(row, c, qcc_min64(group, dim - c), bits, offset, s, y);
             }
+            if (--left == 0) at += h->steps, left = f->token_group;
         }
         return;
     }
@@ -129,6 +176,7 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_bits)(const qcc_cache_head *h, int64_t t
     for (int64_t c = 0; c < dim; c += QCC_CACHE_SPAN) {
         const int64_t n = qcc_min64(QCC_CACHE_SPAN, dim - c);
         for (int64_t t = t0; t < t1; t++) {
+            QCC_FN(qcc_cache_ahead)(h->codes + t * h->row_bytes + (c * bits >> 3), n * bits >> 3);
             if (t == t0 || t % f->token_group == 0) QCC_FN(qcc_cache_channels)(h, t, c, n, scale, zero);
             QCC_FN(qcc_cache_decode_each)(h->codes + t * h->row_bytes, c, n, bits, offset, scale, zero,
                                           y + (t - t0) * stride);
@@ -138,19 +186,16 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_bits)(const qcc_cache_head *h, int64_t t
 
 static QCC_TARGET void QCC_FN(qcc_cache_decode)(const qcc_cache_head *h, int64_t t0, int64_t t1, float *y,
                                                 int64_t stride) {
-    switch (h->c->format.bits) {
+    switch (h->c->format.bits) { /* a constant width leaves only its own instructions */
     case 2: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 2); break;
-    case 3: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 3); break;
     case 4: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 4); break;
-    case 5: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 5); break;
-    case 6: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 6); break;
-    case 7: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 7); break;
-    default: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 8); break;
+    case 8: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, 8); break;
+    default: QCC_FN(qcc_cache_decode_bits)(h, t0, t1, y, stride, h->c->format.bits); break;
     }
 }
 
 /* What a cache of `length` tokens reads at tokens [t0, t1): rows `stride` apart. */
-QCC_HELPER void QCC_FN(qcc_cache_rows)(const qcc_cache_head *h, int64_t length, int64_t t0, int64_t t1, float *y,
+static QCC_TARGET void QCC_FN(qcc_cache_rows)(const qcc_cache_head *h, int64_t length, int64_t t0, int64_t t1, float *y,
                                        int64_t stride) {
     const qcc_cache_parts *c = h->c;
     const int64_t done = qcc_settled(&c->format, length), last = qcc_min64(t1, done);
@@ -214,7 +259,7 @@ QCC_HELPER void QCC_FN(qcc_cache_blocks_at)(const qcc_cache_format *f, int64_t d
 }
 
 /* Find scales and zeros from tokens [t0, t1). */
-QCC_HELPER void QCC_FN(qcc_cache_fit)(const qcc_cache_format *f, const qcc_cache_tokens *r, int64_t t0, int64_t t1,
+static QCC_TARGET void QCC_FN(qcc_cache_fit)(const qcc_cache_format *f, const qcc_cache_tokens *r, int64_t t0, int64_t t1,
                                       QCC_FN(qcc_cache_blocks) * b) {
     float low[QCC_CACHE_SPAN], high[QCC_CACHE_SPAN];
     for (int64_t i = 0; i < b->lanes; i++) low[i] = INFINITY, high[i] = f->has_zero ? -INFINITY : 0.0f;
