@@ -5,8 +5,7 @@
 SystemVerilog of the matrix-vector unit and of a requantization by channel is written from the same sizes, foldings and
 tables as the C++ templates (`hls_rtl_modules.py`). Verilator runs it on random numbers, at full rate and with random
 stalls, and every token is compared with numpy's; then `synth_xilinx -family xcup` counts. The counts are yosys's, not
-Vivado's, and say nothing of a clock. The units marked as held out had no part in fitting the model. `--quick` takes two
-of each kind.
+Vivado's, and say nothing of a clock. Units marked as held out had no part in fitting the model. `--quick` takes a few.
 """
 
 from __future__ import annotations
@@ -37,8 +36,10 @@ FITTED = ((16, 32, 4, 2, 4), (16, 32, 8, 2, 4), (32, 64, 4, 4, 4), (32, 64, 8, 4
 HELD_OUT = ((48, 96, 3, 3, 4), (16, 32, 8, 4, 8), (64, 64, 8, 2, 8), (32, 64, 2, 4, 4))
 """N, K, bits of weights, PE, SIMD."""
 
-FITTED_REQUANT = ((20, 31, 64, 1, True), (24, 16, 64, 2, True), (16, 8, 32, 4, False), (20, 16, 256, 1, False))
-HELD_OUT_REQUANT = ((24, 31, 128, 2, True), (18, 12, 64, 4, True), (20, 8, 128, 2, False))
+REQUANTIZED = (
+    (20, 31, 64, 1, True), (24, 16, 64, 2, True), (16, 8, 32, 4, False), (20, 16, 256, 1, False),
+    (24, 31, 128, 2, True), (18, 12, 64, 4, True), (20, 8, 128, 2, False),
+)  # fmt: skip
 """Bits of the numbers, bits of the multipliers, channels, PE, and whether shifts differ by channel."""
 
 ROWS = 64
@@ -176,12 +177,11 @@ def rows_of(quick: bool) -> Iterator[dict[str, Any]]:
             options = ["-nodsp"] if bits <= 4 else []
             label = f"matvec {n}x{k} int{bits}, {fold}"
             yield {**measure(matvec(unit, fold), unit, fold, label, *options), "held_out": held_out}
-    for chosen, held_out in ((FITTED_REQUANT[:most], False), (HELD_OUT_REQUANT[:most], True)):
-        for bits, factor, channels, pe, by_channel in chosen:
-            unit, fold = requant_of(bits, factor, channels, by_channel=by_channel), Fold(pe, pe)
-            label = f"requantize {bits} x {factor} bits, {channels} channels, {pe} lanes"
-            label += ", shifts by channel" if by_channel else ""
-            yield {**measure(requantize(unit, fold), unit, fold, label), "held_out": held_out}
+    for bits, factor, channels, pe, by_channel in REQUANTIZED[:most]:
+        unit, fold = requant_of(bits, factor, channels, by_channel=by_channel), Fold(pe, pe)
+        label = f"requantize {bits} x {factor} bits, {channels} channels, {pe} lanes"
+        label += ", shifts by channel" if by_channel else ""
+        yield {**measure(requantize(unit, fold), unit, fold, label), "held_out": False}
 
 
 def main() -> int:
