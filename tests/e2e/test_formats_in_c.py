@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_it_compiles_and_computes_what_the_interpreter_does(
     torch.manual_seed(0)
     model, count = Net().eval(), torch.export.Dim("count", min=1, max=64)
     program = torch.export.export(model, (ids(5, 0),), dynamic_shapes=({0: count},))
-    recipe = {**load_recipe(name).model_dump(mode="json"), **overrides}
+    recipe: dict[str, Any] = {**load_recipe(name).model_dump(mode="json"), **overrides}
     calls = [(ids(32, seed),) for seed in range(1, 5)]
     compiled = qcc.compile(program, recipe=recipe, calibration=calls, output=tmp_path / "out.qcc", threads=2)
     oracle = interpreter(compiled)
