@@ -15,7 +15,7 @@ import torch
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.errors import Problem
-from qcc.ir.plans import PlanCost
+from qcc.ir.plans import ContractCost, PlanCost
 from qcc.ir.store import WeightStore
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
@@ -43,7 +43,8 @@ class Capabilities:
     `integer` is what it takes of programs without floats where it computes both: `--set arithmetic=integer` chooses.
     `settings` are keys of `--set` that this target alone takes, with what they set; `check_settings` raises QccError
     for values that it cannot take. `activation_problem` says what else is wrong with a format of
-    activations, if anything.
+    activations, if anything. `resources` gives, for these settings, what a contraction takes of each resource by the
+    name that budgets of recipes use; latency is predicted from `costs`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Capabilities:
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     check_settings: Callable[[Mapping[str, str]], object] | None = None
     activation_problem: Callable[[QType], str] | None = None
+    resources: Callable[[Mapping[str, str]], Mapping[str, ContractCost]] | None = None
 
     def computing(self, arithmetic: Arithmetic) -> Capabilities:
         """Return what the target takes of programs in an arithmetic; where it has no choice of one, all it takes."""
@@ -245,12 +247,12 @@ class HasTimes(Protocol):
 
 @runtime_checkable
 class HasPreview(Protocol):
-    """A backend that can tell from a module before its weights are solved whether `emit` takes it."""
+    """A backend that can tell without writing anything whether `emit` takes a module."""
 
-    def preview(self, module: ModuleOp) -> None:
-        """Go through the operations of a final module as `emit` would, without its weights.
+    def preview(self, module: ModuleOp, store: WeightStore, options: BackendOptions) -> None:
+        """Go through a legalized module as `emit` would; its weights may be stand-ins of their shapes and formats.
 
         Raises:
-            UnsupportedOp: listing every operation that `emit` would refuse.
+            QccError: whatever `emit` would refuse before it builds.
         """
         ...

@@ -122,7 +122,7 @@ leaf: the leaf's codes are made from integers of magnitude p at most (QoQ).
 ### When, rounding, overflow
 
 `static` (not written) is for weights and for activations whose scales are known, `dynamic` computes scales from the
-values at hand, `dynamic_local` only those of the leaf under a static root.
+values at hand, `dynamic_local` only those of the leaf, under a static root or a static `select` by blocks of channels.
 
 Codes are rounded `rne` (not written: to nearest, ties to the even code), `half_up` and `half_down` (ties to the upper
 and the lower neighbour), `floor`, or `stochastic` with a seed. Values out of range `saturate` (not written), integers
@@ -137,6 +137,6 @@ may `wrap`, and floats that are `nonsaturating` become infinity or NaN, whicheve
 | `mask(2:4)`, `mask(bsr(1,16), 0.5)` | which elements or blocks are there at all |
 | `kaxis(perm, g_idx, split(64))` | K was permuted, grouped after that, or expanded: `dup`, `split`, `residual` |
 | `slice(8, 4)` | read the top 4 bits of 8-bit codes |
-| `fuse_group(qkv)` | share the root scale with the other tensors of that name |
+| `fuse_group(qkv)` | share the root scale with weights of that name whose layers read the same value, as one matrix |
 | `rotate(128)` | the reduction axis was rotated by a block-diagonal Hadamard matrix |
 """

@@ -157,6 +157,9 @@ EXPECTATIONS = (
     _beside("mixed-auto", "rtn-w4", LLAMA, "costs less than"),
     _beside("arcquant-nvfp4", "nvfp4", LLAMA, "costs less than"),
     _beside("arcquant-nvfp4", "nvfp4", OUTLIERS, "costs less than"),
+    _beside(
+        "comet-w4a4, blocks of 32", "comet-w4a4, blocks of 32, all of 4 bits", OUTLIERS, "costs at most a fifth of", 0.2
+    ),
     _cosine("gptq-w4a8", 0.987),
     _cosine("w8a8 by GPTQ, activations in groups of 32", 0.9993),
     _cosine("w8a8, all in groups of 32", 0.9993),

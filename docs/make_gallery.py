@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from pages import write_or_check
 from torch import nn
@@ -26,6 +27,8 @@ TARGET = HERE / "gallery.md"
 MEASURED = HERE / "benchmarks" / "accuracy.json"
 
 WIDTH = 1024
+# of the layers that are planned: small enough for an FPGA
+PLANNED, SAMPLES = 128, 2
 # Kernels of weights alone take 16-bit floats on GPUs.
 TARGETS = {"cpu": torch.float32, "triton": torch.float16, "hls": torch.float32}
 
@@ -84,7 +87,8 @@ class Entry:
         dropping = "expand_k" in recipe.transforms and recipe.expand_k.drop
         splitting = recipe.outliers.by == "sensitivity" or recipe.low_rank.weighted
         solving = SOLVERS[recipe.weights.solver].reads_samples or splitting
-        return static or solving or sorting or dropping or bool(ON_SAMPLES & set(recipe.transforms))
+        allocating = recipe.allocate is not None
+        return static or solving or sorting or dropping or allocating or bool(ON_SAMPLES & set(recipe.transforms))
 
     @property
     def bits(self) -> str:
@@ -107,14 +111,17 @@ def entries() -> list[Entry]:
 
 
 def _save(dtype: torch.dtype, path: Path) -> str:
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH)).eval().to(dtype)
-    torch.export.save(torch.export.export(model, (torch.zeros(1, WIDTH, dtype=dtype),)), path)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(PLANNED, PLANNED), nn.ReLU(), nn.Linear(PLANNED, PLANNED)).eval().to(dtype)
+    torch.export.save(torch.export.export(model, (torch.zeros(1, PLANNED, dtype=dtype),)), path)
+    values = torch.randn(SAMPLES, 1, PLANNED, generator=torch.Generator().manual_seed(0))
+    numpy.savez(path.with_suffix(".npz"), input=values.to(dtype).numpy())
     return str(path)
 
 
 def _takes(target: str, recipe: str, source: str) -> bool:
     try:
-        plan_source(source, Options(recipe, target))
+        plan_source(source, Options(recipe, target, calib=Path(source).with_suffix(".npz")))
     except QccError:
         return False
     return True

@@ -37,7 +37,8 @@ sys.path.insert(0, str(HERE.parent))  # what takes a module through every backen
 
 from tests import integer_backends  # noqa: E402
 from tests.every_backend import C_PLANS, Quantized, c_differences, quantized, triton_differences  # noqa: E402
-from tests.integer_backends import IntegerModule, integer_module  # noqa: E402
+from tests.hls_batches import build_batch, run_batch  # noqa: E402
+from tests.integer_backends import IntegerModule, hls_project, integer_module  # noqa: E402
 
 TARGET = HERE / "one-model.md"
 ALIASES = {
@@ -152,7 +153,8 @@ class Page:
             backend.emit(module, store, None, BackendOptions(build=False), Path(folder))
             header = (Path(folder) / "hls" / "src" / "layers" / "do_up_sums.h").read_text("utf-8")
             found = integer_backends.c_differences(self.summed, Path(folder) / "cpu")
-            found += integer_backends.hls_differences(self.integer, Path(folder) / "simulated")
+            projects = [hls_project(self.integer, Path(folder) / "simulated")]
+            found += run_batch(build_batch(projects, "model", Path(folder) / "batch"), projects)
         if found:
             raise SystemExit("\n".join(["the backends differ without floats:", *found]))
         sums = sum(value.numel() for name, value in self.summed.wanted[0].items() if name.startswith("sums"))

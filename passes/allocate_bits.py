@@ -4,47 +4,32 @@
 
 Only the attribute is set; `assign-formats` follows it. Each layer gets exactly one candidate; layers of one fuse group,
 of one name and of one stored weight get the same. The harm of a candidate is measured on samples (`sensitivity`), the
-cost is its bits with scales and zero points, and an integer program finds the least harm that the budget allows, harms
-of several layers being added. Layers that an override gives weights keep them and count against the budget. A candidate
-whose group does not divide the columns of a layer is no choice for it. `allocated_recipe` writes the result as
-overrides.
+cost is its bits with scales and zero points, or what the target predicts for it (`bit_budget`), and an integer program
+finds the least harm that the budget allows, harms of several layers being added. Layers that an override gives weights
+keep them and count against the budget. A candidate whose group does not divide the columns of a layer is no choice for
+it, nor one that the target predicts nothing for where its predictions are the budget. `allocated_recipe` writes the
+result as overrides.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.errors import Problem, RecipeError
 from qcc.ir.context import QccContext, calibration_of, store_of
 from qcc.ir.nn import ConvOp, LinearOp
-from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp
-from qcc.ir.types import type_of
-from qcc.numerics.qtype_bits import storage_bits
-from qcc.passes.annotate_groups import FUSE_GROUP
-from qcc.passes.layer_schemes import (
-    ALLOCATED,
-    LayerScheme,
-    allocate_weights,
-    allocated_weights,
-    layer_name,
-    matches,
-    misfits,
-    pattern_of,
-    scheme_of,
-    solver_problems,
-)
-from qcc.passes.solvers.allocation import allocate, least_cost
+from qcc.passes.bit_budget import BitBudget, Group, Layer, Measure, computed, measure_of
+from qcc.passes.layer_schemes import allocate_weights, allocated_weights, layer_name, pattern_of, solver_problems
+from qcc.passes.solvers.allocation import allocate
 from qcc.recipes.load import load_recipe
-from qcc.recipes.model import Budget, Override, Recipe, WeightScheme
+from qcc.recipes.model import Override, Recipe, WeightScheme
 
 
 @dataclass(frozen=True)
@@ -69,12 +54,14 @@ class AllocateBits(ModulePass):
         if allocation is None or allocation.budget is None:
             return
         _refuse_solvers(allocation.candidates)
-        layers = [_Layer.of(recipe, one) for one in op.walk() if isinstance(one, LinearOp)]
+        layers = [Layer.of(recipe, one) for one in op.walk() if isinstance(one, LinearOp)]
         layers = [one for one in layers if not one.scheme.reason]
-        groups = _grouped([one for one in layers if not one.fixed], allocation.candidates)
-        if not groups:
+        free = [one for one in layers if not one.fixed]
+        if not free:
             return
-        budget = _Budget(allocation.budget, [one for one in layers if one.fixed], groups)
+        measure = measure_of(allocation.budget, layers, ctx)
+        groups = _grouped(free, allocation.candidates, measure)
+        budget = BitBudget(measure, [one for one in layers if one.fixed], groups)
         budget.refuse_unmet()
         from qcc.passes.sensitivity import Choice, harms  # torch stays out of the import of the pass
 
@@ -90,57 +77,15 @@ class AllocateBits(ModulePass):
             say(_summary(groups, chosen))
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A linear layer, what the recipe says of it, and whether an override gives its weights."""
-
-    op: LinearOp
-    scheme: LayerScheme
-    fixed: bool
-
-    @staticmethod
-    def of(recipe: Recipe, op: LinearOp) -> _Layer:
-        op.attributes.pop(ALLOCATED, None)
-        scheme = scheme_of(recipe, op)
-        fixed = any(one.weights is not None and matches(one, scheme.name) for one in recipe.overrides)
-        return _Layer(op, scheme, fixed)
-
-    @property
-    def key(self) -> str:
-        weight = self.op.weight.owner
-        assert isinstance(weight, WeightOp)  # others are left in float
-        return weight.key.data
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return type_of(self.op.weight).static_shape or ()
-
-    def takes(self, weights: WeightScheme) -> bool:
-        return "weights" not in misfits(self.op, LayerScheme(self.scheme.name, weights, self.scheme.activations))
-
-    def labels(self) -> set[tuple[str, str]]:
-        fused = self.op.attributes.get(FUSE_GROUP)
-        found = {("weight", self.key), ("name", self.scheme.name)}
-        return found | {("group", fused.data)} if isinstance(fused, StringAttr) else found
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Layers that get one format, and the candidates that fit all of them."""
-
-    layers: list[_Layer]
-    options: tuple[WeightScheme, ...]
-
-
 def _refuse_solvers(candidates: Sequence[WeightScheme]) -> None:
     named = [(f"allocate.candidates.{index}", one) for index, one in enumerate(candidates)]
     if problems := [problem for where, one in named for problem in solver_problems(where, one)]:
         raise RecipeError("the recipe asks for what this version cannot do", problems)
 
 
-def _grouped(layers: Sequence[_Layer], candidates: tuple[WeightScheme, ...]) -> list[_Group]:
+def _grouped(layers: Sequence[Layer], candidates: tuple[WeightScheme, ...], measure: Measure) -> list[Group]:
     """Join layers that share a fuse group, a name or a weight, in the order of the program."""
-    joined: list[tuple[set[tuple[str, str]], list[_Layer]]] = []
+    joined: list[tuple[set[tuple[str, str]], list[Layer]]] = []
     for layer in layers:
         labels = layer.labels()
         same = [one for one in joined if one[0] & labels]
@@ -149,12 +94,12 @@ def _grouped(layers: Sequence[_Layer], candidates: tuple[WeightScheme, ...]) -> 
         joined.append((labels.union(*(found for found, _ in same)), [*members, layer]))
     place = {layer.op: index for index, layer in enumerate(layers)}
     members = sorted((one for _, one in joined), key=lambda one: place[one[0].op])
-    groups = [_Group(one, tuple(c for c in candidates if all(layer.takes(c) for layer in one))) for one in members]
-    _refuse_unfit([one for one in groups if not one.options])
-    return groups
+    dividing = [Group(one, tuple(c for c in candidates if all(layer.takes(c) for layer in one))) for one in members]
+    _refuse_unfit([one for one in dividing if not one.options])
+    return computed(dividing, measure)
 
 
-def _refuse_unfit(groups: Sequence[_Group]) -> None:
+def _refuse_unfit(groups: Sequence[Group]) -> None:
     problems: list[Problem] = []
     for group in groups:
         others = f" and of {len(group.layers) - 1} layers fused with it" if len(group.layers) > 1 else ""
@@ -168,52 +113,7 @@ def _refuse_unfit(groups: Sequence[_Group]) -> None:
         )
 
 
-class _Budget:
-    """The cost of every choice in bits or bytes, each stored weight once, and what the fixed layers leave for them."""
-
-    def __init__(self, limit: Budget, fixed: Sequence[_Layer], groups: Sequence[_Group]) -> None:
-        self._limit = limit
-        self._in_bytes = self._limit.bytes is not None
-        free = [layer for group in groups for layer in group.layers]
-        self._weights = sum(math.prod(shape) for shape in _stored([*fixed, *free]).values())
-        self._fixed = {layer.scheme.name: self._cost([layer], layer.scheme.weights) for layer in fixed}
-        self._taken = sum(self._cost([one], one.scheme.weights) for one in {one.key: one for one in fixed}.values())
-        self.costs = [[self._cost(group.layers, one) for one in group.options] for group in groups]
-        self.room = self._total() - self._taken
-
-    def _cost(self, layers: Sequence[_Layer], weights: WeightScheme) -> int:
-        bits = [storage_bits(weights.qtype(), shape) for shape in _stored(layers).values()]
-        return sum((one + 7) // 8 for one in bits) if self._in_bytes else sum(bits)
-
-    def _total(self) -> int:
-        if self._limit.bytes is not None:
-            return self._limit.bytes
-        # as the decimal that was written, not as the nearest float
-        return math.floor(Fraction(str(self._limit.bits_per_weight)) * self._weights)
-
-    def refuse_unmet(self) -> None:
-        """Refuse a budget below the cheapest choice of all."""
-        least = least_cost(self.costs) + self._taken
-        if least <= self._total():
-            return
-        if self._in_bytes:
-            asked, possible = f"{self._limit.bytes} bytes", f"{least} bytes"
-        else:
-            rounded = math.ceil(Fraction(least * 10000, self._weights)) / 10000
-            asked, possible = f"{self._limit.bits_per_weight:g} bits per weight", f"{rounded:g} bits per weight"
-        unit = "bytes" if self._in_bytes else "bits"
-        problems = [Problem(name, f"takes {cost} {unit} by an override") for name, cost in self._fixed.items()]
-        fix = "raise the budget, or give candidates of fewer bits"
-        raise RecipeError(
-            f"allocate.budget: {asked} cannot be met, {possible} is the least possible", problems, fix=fix
-        )
-
-
-def _stored(layers: Sequence[_Layer]) -> dict[str, tuple[int, ...]]:
-    return {layer.key: layer.shape for layer in layers}
-
-
-def _summary(groups: Sequence[_Group], chosen: Sequence[int]) -> str:
+def _summary(groups: Sequence[Group], chosen: Sequence[int]) -> str:
     counts: dict[str, int] = {}
     for group, place in zip(groups, chosen, strict=True):
         text = str(group.options[place].qtype())

@@ -21,7 +21,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from qcc.ir.base import integer
+from qcc.ir.base import FUSE_GROUP, integer
 from qcc.ir.elementwise import BinaryOp
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
@@ -29,7 +29,6 @@ from qcc.ir.quant import ContractOp
 from qcc.ir.types import type_of
 from qcc.passes.matching import number_of, shape_of
 
-FUSE_GROUP = "fuse_group"
 RESIDUAL_STREAM = "residual_stream"
 
 

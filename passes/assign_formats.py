@@ -31,6 +31,7 @@ from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.types import type_of
 from qcc.numerics.integer_sums import sums_integers
 from qcc.numerics.qtype import QType
+from qcc.passes.fuse_groups import fuse_groups
 from qcc.passes.layer_schemes import LayerScheme, matches, misfits, row_overrides, scheme_of, solver_problems
 from qcc.recipes.load import load_recipe
 from qcc.recipes.model import Recipe
@@ -51,6 +52,7 @@ class AssignFormats(ModulePass):
 
         Raises:
             RecipeError: listing every override that matches nothing and every layer a group does not divide.
+            IllegalFold: listing the layers of one `fuse_group` that cannot have one root scale.
         """
         recipe = load_recipe(self.recipe)
         _refuse_unavailable(recipe)
@@ -69,6 +71,7 @@ class AssignFormats(ModulePass):
             quantizer.rewrite_linear(layer, scheme)
         for table in [one for one in op.walk() if isinstance(one, EmbeddingOp)]:
             quantizer.rewrite_embedding(table, recipe)
+        fuse_groups(op)
 
 
 def _refuse_unavailable(recipe: Recipe) -> None:

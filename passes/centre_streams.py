@@ -19,6 +19,7 @@ from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
 from qcc.ir.transformer import NormKind
+from qcc.passes.settled import refuse_settled
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ class CentreStreams(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way of every stream that cannot be centred.
+            IllegalFold: naming what is in the way of every stream that cannot be centred;
+                or what was settled before.
         """
+        refuse_settled(op, self.name)
         from qcc.passes.legality import Kind, Refusals, keeps, stream_norms, streams
 
         refusals = Refusals("baking the mean of LayerNorms", keep=keeps(self.illegal))

@@ -20,6 +20,7 @@ from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import layer_sites, prove_sites
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ class DiagonalScale(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way of every site that cannot be scaled.
+            IllegalFold: naming what is in the way of every site that cannot be scaled;
+                or what was settled before.
             QccError: if there are no samples.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("balancing channels", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, layer_sites(op), refusals)
         if not proofs:

@@ -13,6 +13,7 @@ always legal for stored weights. Equal in real arithmetic without `drop`, which 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,13 +25,14 @@ from xdsl.rewriter import Rewriter
 
 from qcc.errors import Problem, RecipeError
 from qcc.ir.base import location_of, set_location
-from qcc.ir.context import store_of
+from qcc.ir.context import chosen, store_of
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.transform import ExpandKOp
 from qcc.ir.types import tensor, type_of
 from qcc.passes.layer_columns import layers_by_input, read_instead, stored_weight
 from qcc.passes.online import point_after
+from qcc.passes.settled import refuse_settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,20 +54,27 @@ class ExpandK(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
+            IllegalFold: naming what was settled before.
             RecipeError: if the share is no fraction, or the multiple no positive number.
             QccError: if channels are to be dropped and there are no samples.
         """
+        refuse_settled(op, self.name, steps=True)
         if not 0 < self.share <= 1 or self.multiple < 1:
             what = f"share={self.share}, multiple={self.multiple}"
             raise RecipeError("channels cannot be split", [Problem("expand_k", what, "0 < share <= 1, multiple >= 1")])
         groups = layers_by_input(op)
+        every = chosen(ctx, self.name, len(groups), lambda: self._choose(ctx, op, groups))
+        for (value, layers), counts in zip(groups.items(), every, strict=True):
+            _expand(op, store_of(ctx, self.name), value, layers, counts)
+
+    def _choose(self, ctx: Context, op: ModuleOp, groups: dict[SSAValue, list[LinearOp]]) -> Iterator[Tensor]:
+        """Give how often each channel of each value occurs, i64[K]."""
+        store = store_of(ctx, self.name)
         importance = _importance(ctx, op, groups) if self.drop and groups else {}
         for value, layers in groups.items():
-            self._expand(op, store_of(ctx, self.name), value, layers, importance.get(value))
+            yield self._counts(store, layers, importance.get(value))
 
-    def _expand(
-        self, module: ModuleOp, store: WeightStore, value: SSAValue, layers: list[LinearOp], importance: Tensor | None
-    ) -> None:
+    def _counts(self, store: WeightStore, layers: list[LinearOp], importance: Tensor | None) -> Tensor:
         import torch
 
         columns = torch.stack([stored_weight(store, one).abs().amax(0) for one in layers]).amax(0)
@@ -77,17 +86,23 @@ class ExpandK(ModulePass):
             norms = torch.stack([stored_weight(store, one).square().sum(0) for one in layers]).sum(0)
             cost = torch.where(counts > 1, torch.inf, importance * norms)
             counts[torch.argsort(cost, stable=True)[:extra]] = 0
-        source = torch.repeat_interleave(torch.arange(width), counts)
-        key = store.fresh_key("expansion")
-        store[key] = source
-        numbers = WeightOp(key, tensor([len(source)], "i64"))
-        made = ExpandKOp("duplicate", value, numbers)
-        for one in (numbers, made):
-            set_location(one, location_of(layers[0]))
-        Rewriter.insert_op([numbers, made], point_after(value))
-        for layer in layers:
-            weight = stored_weight(store, layer)[:, source] / counts[source]
-            read_instead(module, store, layer, made.result, weight, "expanded")
+        return counts
+
+
+def _expand(module: ModuleOp, store: WeightStore, value: SSAValue, layers: list[LinearOp], counts: Tensor) -> None:
+    import torch
+
+    source = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    key = store.fresh_key("expansion")
+    store[key] = source
+    numbers = WeightOp(key, tensor([len(source)], "i64"))
+    made = ExpandKOp("duplicate", value, numbers)
+    for one in (numbers, made):
+        set_location(one, location_of(layers[0]))
+    Rewriter.insert_op([numbers, made], point_after(value))
+    for layer in layers:
+        weight = stored_weight(store, layer)[:, source] / counts[source]
+        read_instead(module, store, layer, made.result, weight, "expanded")
 
 
 def copies_of(columns: Tensor, extra: int) -> Tensor:

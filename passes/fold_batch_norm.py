@@ -24,6 +24,7 @@ from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import WeightOp
 from qcc.ir.transformer import BatchNormOp
 from qcc.ir.types import type_of
+from qcc.passes.settled import refuse_settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +44,10 @@ class FoldBatchNorm(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming every batch norm that no layer can take.
+            IllegalFold: naming every batch norm that no layer can take;
+                or what was settled before.
         """
+        refuse_settled(op, self.name)
         from qcc.passes.legality import Refusals, keeps
 
         refusals = Refusals("folding batch norms", keep=keeps(self.illegal))

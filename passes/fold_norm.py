@@ -27,6 +27,7 @@ from qcc.ir.elementwise import CastOp
 from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.shape import ExpandOp, ReshapeOp, SliceOp, TransposeOp
 from qcc.ir.transformer import NormKind, NormOp
+from qcc.passes.settled import refuse_settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +50,10 @@ class FoldNorm(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way of every norm that a layer reads and that cannot be folded.
+            IllegalFold: naming what is in the way of every norm that a layer reads and that cannot be folded;
+                or what was settled before.
         """
+        refuse_settled(op, self.name)
         from qcc.passes.legality import Refusals, keeps
 
         refusals = Refusals("folding the weights of norms", keep=keeps(self.illegal))

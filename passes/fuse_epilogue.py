@@ -13,8 +13,10 @@ second operand has exactly that shape unless the rule names it as a number or a 
 a constant, or computed before the root, so that the kernel can stand where the root stood. The operations stay the same
 ones in the same order, so results are the same bit for bit.
 
-With `scales_after_sum` the kernels of the target scale a sum once, at its end. A scale of a token or a row is a factor
-of every term of the sum over K and may cross it; one that changes inside the sum may not, and is refused.
+With `scales_after_sum` the kernels of the target scale a sum once, at its end, and correct it by a zero point once. A
+scale of a token or a row is a factor of every term of the sum over K and may cross it, and a zero point of a token or a
+row goes into the sum over the other side (s (q - z) w = s q w - s z w); what changes inside the sum may not, and is
+refused.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.errors import IllegalFold, Problem
-from qcc.ir.fusion import FusionRule, parse_rules, scales_span_rows, step_kind
-from qcc.ir.kernel import contracts_of, kernel_of
+from qcc.ir.fusion import FusionRule, parse_rules, step_kind
+from qcc.ir.kernel import contracts_of
 from qcc.ir.kernel_parts import EPILOGUE, ROOTS, continues
 from qcc.ir.program import ConstantOp, ProgramOp, WeightOp
 from qcc.ir.quant import ContractOp
-from qcc.ir.types import type_of
-from qcc.passes.regions import Order, enclose, label_of
+from qcc.ir.types import TensorType, type_of
+from qcc.numerics.qtype import QType
+from qcc.numerics.qtype_parts import expand_block
+from qcc.numerics.stored_parts import parameter_parts
+from qcc.passes.regions import Order, enclose, label_of, place_of
 
 ACTIVATIONS = "relu|silu|gelu|gelu_tanh|sigmoid|tanh|hardswish|hardsigmoid"
 RULES = (
@@ -119,14 +124,25 @@ def _only_reader(value: SSAValue) -> Operation | None:
 def _refuse_inner_scales(module: ModuleOp) -> None:
     problems: list[Problem] = []
     for op in contracts_of(module):
-        name = label_of(kernel_of(op) or op)
         for role, value, fix in (
             ("activations", op.input, "give them one scale per token (granularity: token)"),
             ("weights", op.weight, "give them one scale per row (group: row)"),
         ):
             kind = type_of(value)
-            if kind.qtype is not None and not scales_span_rows(kind.qtype, kind):
-                what = f"the scales of its {role} '{kind.qtype}' change inside the sum over K"
-                problems.append(Problem(name, f"{what}, and this target scales a sum once, at its end", fix))
+            if kind.qtype is not None and (parts := _inside_sum(kind.qtype, kind)):
+                what = f"{parts} of its {role} '{kind.qtype}' change inside the sum over K"
+                problems.append(Problem(place_of(op), f"{what}, and this target scales a sum once, at its end", fix))
     if problems:
         raise IllegalFold("a scale of a block of K cannot leave the sum over K", problems)
+
+
+def _inside_sum(qtype: QType, kind: TensorType) -> str:
+    """Name the parameters of a format that are not the same for all columns of a row."""
+    columns = kind.shape[-1].constant
+    inner = [
+        part.role.removesuffix("_offset")
+        for part in parameter_parts(qtype)
+        if (width := expand_block(part.block, 2)[1]) != -1 and (columns is None or width < columns)
+    ]
+    names = {"scale": "the scales", "offset": "the scales", "zero": "the zero points", "selector": "the decodes"}
+    return " and ".join(dict.fromkeys(names[one] for one in inner))

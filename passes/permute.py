@@ -12,6 +12,7 @@ calibration samples, or with `by=weights` of the columns that read a channel. Ex
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,13 +24,14 @@ from xdsl.rewriter import Rewriter
 
 from qcc.errors import IllegalFold, Problem
 from qcc.ir.base import location_of, set_location
-from qcc.ir.context import store_of
+from qcc.ir.context import chosen, store_of
 from qcc.ir.gather import IndexOp
 from qcc.ir.program import WeightOp
 from qcc.ir.transformer import RopePairing
 from qcc.ir.types import tensor, type_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps, stream_norms, streams
 from qcc.passes.online import point_after
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import activation_sites, key_sites, prove_sites, value_sites
 
 if TYPE_CHECKING:
@@ -51,9 +53,11 @@ class Permute(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way of every space that cannot be sorted.
+            IllegalFold: naming what is in the way of every space that cannot be sorted;
+                or what was settled before.
             QccError: if activations are asked for and there are no samples.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("sorting channels", keep=keeps(self.illegal))
         proofs = streams(Kind.PERMUTATION, refusals, stream_norms(op))
         proofs += prove_sites(Kind.PERMUTATION, [*activation_sites(op), *value_sites(op), *key_sites(op)], refusals)
@@ -62,10 +66,14 @@ class Permute(ModulePass):
         from qcc.passes.fold_weights import Permutation, fold
 
         store = store_of(ctx, self.name)
-        for proof, magnitudes in zip(proofs, self._magnitudes(ctx, op, proofs), strict=True):
-            order = sorted_order(proof, magnitudes)
+        every = chosen(ctx, self.name, len(proofs), lambda: self._choose(ctx, op, proofs))
+        for proof, order in zip(proofs, every, strict=True):
             fold(op, store, proof, Permutation(order), "permuted")
             permute_angles(store, proof, order)
+
+    def _choose(self, ctx: Context, module: ModuleOp, proofs: list[Proof]) -> Iterator[Tensor]:
+        for proof, magnitudes in zip(proofs, self._magnitudes(ctx, module, proofs), strict=True):
+            yield sorted_order(proof, magnitudes)
 
     def _magnitudes(self, ctx: Context, module: ModuleOp, proofs: list[Proof]) -> list[Tensor]:
         from qcc.passes.scales import column_amax, observe_channels

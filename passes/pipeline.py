@@ -87,9 +87,12 @@ def planned_recipe(recipe: Recipe, module: ModuleOp) -> Recipe:
     return allocated_cache_recipe(allocated_recipe(recipe, module), module)
 
 
-def solving() -> list[ModulePass]:
-    """Return the passes that choose static scales and the codes of the weights; both may read samples."""
-    return [Calibrate(), SolveWeights(), Canonicalize()]
+def solving(*, stand_ins: bool = False) -> list[ModulePass]:
+    """Return the passes that choose static scales and the codes of the weights; both may read samples.
+
+    With `stand_ins`, weights are rounded to nearest in the place of solving them.
+    """
+    return [Calibrate(), SolveWeights(stand_ins), Canonicalize()]
 
 
 def lowering(*, integer_only: bool) -> list[ModulePass]:

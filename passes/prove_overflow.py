@@ -21,7 +21,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from qcc.errors import Problem, QccError
+from qcc.errors import IllegalFold, Problem
 from qcc.ir.base import integer
 from qcc.ir.context import QccContext
 from qcc.ir.integer import IntegerContractOp, IntegerMatmulOp
@@ -30,7 +30,7 @@ from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp
 from qcc.ir.types import type_of
 from qcc.passes.code_ranges import Integers, Interval, integers_of, reach_of_sums, shared_columns, stored_integers
-from qcc.passes.regions import label_of
+from qcc.passes.regions import place_of
 
 REBUILT_BITS = 8
 """Bits of the integers that codes under a protective range are rebuilt as."""
@@ -48,7 +48,7 @@ class ProveOverflow(ModulePass):
         """Note the width of every kernel's sums.
 
         Raises:
-            QccError: listing every contraction whose sums, or rebuilt weights, may not fit.
+            IllegalFold: listing every contraction whose sums, or rebuilt weights, may not fit.
         """
         problems: list[Problem] = []
         for contract in contracts_of(op):
@@ -64,7 +64,7 @@ class ProveOverflow(ModulePass):
                 kernel.properties["accumulator"] = integer(width)
         problems += _integer_problems(op, self.accumulator_bits)
         if problems:
-            raise QccError(f"{len(problems)} contractions may overflow", problems)
+            raise IllegalFold(f"{len(problems)} contractions may overflow", problems)
 
 
 def _integer_problems(module: ModuleOp, limit: int) -> list[Problem]:
@@ -76,7 +76,7 @@ def _integer_problems(module: ModuleOp, limit: int) -> list[Problem]:
         bits, kernel = int(type_of(op.result).scalar[1:]), kernel_of(op)
         if bits > limit:
             what = f"its sums need more than {limit} bits, where the target sums {limit}"
-            problems.append(Problem(label_of(kernel or op), what, "use fewer bits"))
+            problems.append(Problem(place_of(op), what, "use fewer bits"))
         elif kernel is not None:
             kernel.properties["accumulator"] = integer(bits)
     return problems
@@ -105,7 +105,7 @@ class _Proof:
 
     def problems(self, limit: int) -> list[Problem]:
         """Return what does not fit accumulators of `limit` bits, and what does not fit rebuilt weights."""
-        where, problems = label_of(kernel_of(self.op) or self.op), list[Problem]()
+        where, problems = place_of(self.op), list[Problem]()
         if self.rebuilt and self.w.bits > REBUILT_BITS:
             what = f"its weights are rebuilt as integers of {REBUILT_BITS} bits and may reach {self.w.magnitude}"
             problems.append(Problem(where, what, "use a smaller protective range, such as protect(119)"))

@@ -12,6 +12,7 @@ the step, and stay as the recipe says. Before rounding equal in real arithmetic;
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -20,15 +21,18 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
 from qcc.errors import Problem, RecipeError
-from qcc.ir.context import store_of
+from qcc.ir.context import chosen, store_of
 from qcc.ir.nn import LinearOp
 from qcc.passes.layer_schemes import INPUT_FORMAT, scheme_of
 from qcc.passes.legality import Kind, Proof, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import norm_sites, prove_sites
 from qcc.recipes.formats import integer_bits, quantized_type, with_statistic
 from qcc.recipes.load import load_recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qcc.calibrate.ranges import StaticRange
 
 Clip = Literal["amax", "mse", "adaptive"]
@@ -48,20 +52,33 @@ class Qsm(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what else reads each norm that feeds layers.
+            IllegalFold: naming what else reads each norm that feeds layers;
+                or what was settled before.
             RecipeError: if the activations of layers that read one norm are no integers, or differ.
             QccError: if there are no samples.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("migrating quantization steps into norms", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, norm_sites(op), refusals)
         if not proofs:
             return
+        from qcc.passes.scales import divide_channels
+
+        formats = _formats(self.recipe, proofs)
+        every = chosen(ctx, self.name, len(proofs), lambda: self._choose(ctx, op, proofs, formats))
+        for proof, text, steps in zip(proofs, formats, every, strict=True):
+            divide_channels(op, store_of(ctx, self.name), proof, steps, "qsm")
+            for one in proof.consumers:
+                if text and isinstance(one.op, LinearOp):
+                    one.op.attributes[INPUT_FORMAT] = StringAttr(f"{text} | tensor f32 constant(1)")
+
+    def _choose(self, ctx: Context, op: ModuleOp, proofs: list[Proof], formats: list[str]) -> Iterator[Tensor]:
+        """Give the steps of every norm, f64[N]."""
         from qcc.passes.scale_search import readers_of_sites
-        from qcc.passes.scales import bounded, divide_channels, over_classes, watch_values
+        from qcc.passes.scales import bounded, over_classes, watch_values
         from qcc.passes.step_search import best_steps
 
         store, user = store_of(ctx, self.name), f"transform {self.name}"
-        formats = _formats(self.recipe, proofs)
         ranges = [self._range(proof, text) for proof, text in zip(proofs, formats, strict=True)]
         values = [proof.seed.value for proof in proofs]
         watch = {value: found.add for value, found in zip(values, ranges, strict=True)}
@@ -73,10 +90,7 @@ class Qsm(ModulePass):
             steps = over_classes(proof, bounded(found.parameters()["scale0"].flatten().double()))
             if text and behind:
                 steps = best_steps(store, proof, behind, steps, bounded(found.channels.amax.double()), text)
-            divide_channels(op, store, proof, steps, "qsm")
-            for one in proof.consumers:
-                if text and isinstance(one.op, LinearOp):
-                    one.op.attributes[INPUT_FORMAT] = StringAttr(f"{text} | tensor f32 constant(1)")
+            yield steps
 
     def _range(self, proof: Proof, text: str) -> StaticRange:
         from qcc.calibrate.ranges import StaticRange

@@ -11,7 +11,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir.base import LAYER, LOCATION, location_of, set_location
 from qcc.ir.elementwise import BinaryOp
-from qcc.ir.kernel import KernelOp, YieldOp, origin_of
+from qcc.ir.kernel import KernelOp, YieldOp, kernel_of, origin_of
 from qcc.ir.program import ProgramOp, WeightOp
 
 
@@ -94,3 +94,9 @@ def label_of(op: Operation) -> str:
             return weight.key.data.split(":")[0].split("/")[0].removesuffix(".weight")
     place = op.attributes.get(LOCATION)
     return place.data.split(" ")[0] if isinstance(place, StringAttr) and place.data else op.name.removeprefix("qcc.")
+
+
+def place_of(op: Operation) -> str:
+    """Name a root for messages: the layer, and its line in the user's model."""
+    label, place = label_of(kernel_of(op) or op), location_of(op)
+    return f"{label} at {place}" if place else label

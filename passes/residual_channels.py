@@ -17,7 +17,7 @@ layers whose input is not quantized are left alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,7 +28,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.errors import IllegalFold, Problem, RecipeError
 from qcc.ir.base import RESIDUAL, set_location
-from qcc.ir.context import store_of
+from qcc.ir.context import chosen, store_of
 from qcc.ir.program import WeightOp
 from qcc.ir.quant import ContractOp, QuantizeOp
 from qcc.ir.transform import ExpandKOp, PermuteOp
@@ -39,6 +39,7 @@ from qcc.passes.float_view import float_view
 from qcc.passes.layer_columns import stored_beside
 from qcc.passes.layer_schemes import layer_name
 from qcc.passes.legality import NOT_FOLDED, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,10 +66,12 @@ class ResidualChannels(ModulePass):
 
         Raises:
             RecipeError: for numbers that make no sense.
-            IllegalFold: listing the layers whose codes would change, or whose input is not read by layers alone.
+            IllegalFold: listing the layers whose codes would change, or whose input is not read by layers alone;
+                or what was settled before.
             QccError: if there are no samples.
             ShapeError: if samples do not fit, or a value is not finite or was never seen.
         """
+        refuse_settled(op, self.name, steps=True, formats=True)
         if not (0 < self.threshold <= 1 and 0 < self.share <= 1 and self.multiple >= 1):
             what = f"threshold={self.threshold}, share={self.share}, multiple={self.multiple}"
             raise RecipeError(WHAT, [Problem("residual_channels", what, "0 < threshold, share <= 1, multiple >= 1")])
@@ -76,6 +79,16 @@ class ResidualChannels(ModulePass):
         inputs = _legal(inputs, keep=keeps(self.illegal))
         if not inputs:
             return
+        store = store_of(ctx, self.name)
+        every = chosen(ctx, self.name, len(inputs), lambda: self._choose(ctx, op, inputs))
+        for one, columns in zip(inputs, every, strict=True):
+            if len(columns) > _columns(one):
+                _expand(op, store, one, columns)
+
+    def _choose(self, ctx: Context, op: ModuleOp, inputs: list[QuantizeOp]) -> Iterator[Tensor]:
+        """Give the channels of every input in order, the first once more where they get a residual, i64[K + S]."""
+        import torch
+
         from qcc.calibrate.statistics import ChannelStatistics
         from qcc.passes.scales import watch_values
 
@@ -84,11 +97,9 @@ class ResidualChannels(ModulePass):
         found = {value: ChannelStatistics(_columns(one)) for value, one in zip(values, inputs, strict=True)}
         watch = {value: statistics.add for value, statistics in found.items()}
         watch_values(ctx, view.module, f"transform {self.name}", watch, found)
-        store = store_of(ctx, self.name)
         for value, one in zip(values, inputs, strict=True):
             order, count = self._chosen(found[value].amax, _block(one))
-            if count:
-                _expand(op, store, one, order, count)
+            yield torch.cat((order, order[:count]))
 
     def _chosen(self, amax: Tensor, block: int) -> tuple[Tensor, int]:
         """Return the order of the channels, i64[K], and how many of the first get a residual."""
@@ -157,11 +168,12 @@ def _name(op: QuantizeOp) -> str:
     return ", ".join(reversed(names)) or op.where
 
 
-def _expand(module: ModuleOp, store: WeightStore, op: QuantizeOp, order: Tensor, count: int) -> None:
+def _expand(module: ModuleOp, store: WeightStore, op: QuantizeOp, columns: Tensor) -> None:
     """Sort the channels, join the residual of the first, and let the layers read both."""
     import torch
 
-    width, qtype, readers = len(order), _qtype(op), _readers(op)
+    qtype, readers = _qtype(op), _readers(op)
+    order, count = columns[: _columns(op)], len(columns) - _columns(op)
     numbers: list[WeightOp] = []
     for wish, value in (("channel_order", order), ("residual_source", torch.arange(count))):
         key = store.fresh_key(wish)
@@ -174,8 +186,6 @@ def _expand(module: ModuleOp, store: WeightStore, op: QuantizeOp, order: Tensor,
     for one in made:
         set_location(one, op.where)
     Rewriter.insert_op(made, InsertPoint.before(op))
-    columns = torch.cat((order, order[:count]))
-    assert len(columns) == width + count
     for reader in readers:
         _widen(module, store, reader, coded, columns, count)
     Rewriter.erase_op(op)

@@ -21,6 +21,7 @@ from qcc.ir.context import store_of
 from qcc.ir.elementwise import BinaryOp, UnaryFunction, UnaryOp
 from qcc.ir.nn import LinearOp
 from qcc.numerics.hadamard_sizes import largest_block
+from qcc.passes.settled import refuse_settled
 
 ACTIVATIONS = frozenset(UnaryFunction) - {UnaryFunction.NEG, UnaryFunction.ABS, UnaryFunction.NOT}
 
@@ -38,9 +39,11 @@ class RotateActivations(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what else reads the input of a layer that should be rotated.
+            IllegalFold: naming what else reads the input of a layer that should be rotated;
+                or what was settled before.
             ShapeError: for a block that does not divide a width, or has no Hadamard matrix.
         """
+        refuse_settled(op, self.name)
         from qcc.passes.legality import Kind, Proof, Refusals, keeps, prove, space_on
 
         refusals = Refusals("rotating the inputs of layers", keep=keeps(self.illegal))

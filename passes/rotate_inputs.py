@@ -28,6 +28,7 @@ from qcc.numerics.hadamard_sizes import has_hadamard, largest_block
 from qcc.passes.layer_columns import layers_by_input, read_instead, stored_weight
 from qcc.passes.layer_schemes import layer_name
 from qcc.passes.online import point_after
+from qcc.passes.settled import refuse_settled
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class RotateInputs(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
+            IllegalFold: naming what was settled before.
             ShapeError: listing the layers whose columns a block does not divide, or that it has no matrix.
         """
+        refuse_settled(op, self.name)
         groups = layers_by_input(op)
         groups = {value: layers for value, layers in groups.items() if not isinstance(value.owner, RotateOp)}
         blocks = [self.block or largest_block(_columns(layers[0])) for layers in groups.values()]

@@ -21,6 +21,7 @@ from xdsl.passes import ModulePass
 from qcc.ir.context import store_of
 from qcc.ir.transformer import RopeOp
 from qcc.numerics.hadamard_sizes import largest_block
+from qcc.passes.settled import refuse_settled
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class RotateKeys(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way in every attention whose keys cannot be rotated.
+            IllegalFold: naming what is in the way in every attention whose keys cannot be rotated;
+                or what was settled before.
             ShapeError: for a block that does not divide a head, or has no Hadamard matrix.
         """
+        refuse_settled(op, self.name)
         from qcc.passes.legality import Kind, Refusals, keeps
         from qcc.passes.online import insert_rotations
         from qcc.passes.sites import key_sites, prove_sites

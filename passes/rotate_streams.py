@@ -19,6 +19,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
+from qcc.passes.settled import refuse_settled
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class RotateStreams(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way of every stream that cannot be rotated.
+            IllegalFold: naming what is in the way of every stream that cannot be rotated;
+                or what was settled before.
             ShapeError: for a block that does not divide a stream's width.
         """
+        refuse_settled(op, self.name)
         from qcc.passes.legality import Kind, Refusals, keeps, stream_norms, streams
 
         refusals = Refusals("rotating the residual stream", keep=keeps(self.illegal))

@@ -19,6 +19,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.ir.context import store_of
+from qcc.passes.settled import refuse_settled
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class RotateValues(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way in every attention whose values cannot be rotated.
+            IllegalFold: naming what is in the way in every attention whose values cannot be rotated;
+                or what was settled before.
             ShapeError: for a block that does not divide a head.
         """
+        refuse_settled(op, self.name)
         from qcc.numerics.hadamard import random_hadamard
         from qcc.passes.fold_weights import Rotation, fold
         from qcc.passes.legality import Kind, Refusals, keeps

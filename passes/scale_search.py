@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 from qcc.calibrate.statistics import ChannelStatistics, rows_of
-from qcc.ir.context import store_of
+from qcc.ir.context import chosen, store_of
 from qcc.ir.nn import LinearOp
 from qcc.ir.store import WeightStore
 from qcc.numerics.qtype import QType
@@ -180,9 +180,14 @@ def scale_sites(
         QccError: if there are no samples.
         ShapeError: if samples do not fit, or a value is not finite or was never seen.
     """
-    sites = readers_of_sites(ctx, module, f"transform {name}", recipe, proofs)
-    for proof, readers in zip(proofs, sites, strict=True):
-        scales_of = family(proof, channel_maximum(proof, readers, statistic))
-        scales = best_scales(ctx, proof, readers, scales_of, with_activations=with_activations)
-        if scales is not None:
+
+    def search() -> Iterator[Tensor]:
+        sites = readers_of_sites(ctx, module, f"transform {name}", recipe, proofs)
+        for proof, readers in zip(proofs, sites, strict=True):
+            scales_of = family(proof, channel_maximum(proof, readers, statistic))
+            found = best_scales(ctx, proof, readers, scales_of, with_activations=with_activations)
+            yield torch.ones(0) if found is None else found
+
+    for proof, scales in zip(proofs, chosen(ctx, name, len(proofs), search), strict=True):
+        if len(scales):
             divide_channels(module, store_of(ctx, name), proof, scales, name)

@@ -12,6 +12,7 @@ calibration samples. Equal in real arithmetic; computed in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,8 +20,9 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from qcc.ir.context import store_of
-from qcc.passes.legality import Kind, Refusals, keeps
+from qcc.ir.context import chosen, store_of
+from qcc.passes.legality import Kind, Proof, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import norm_sites, prove_sites
 
 if TYPE_CHECKING:
@@ -45,14 +47,24 @@ class Smooth(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what else reads each norm that feeds layers.
+            IllegalFold: naming what else reads each norm that feeds layers;
+                or what was settled before.
             QccError: if there are no samples, or a search has no float output to compare.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("smoothing the results of norms", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, norm_sites(op), refusals)
         if not proofs:
             return
-        from qcc.passes.scales import bounded, column_amax, divide_channels, observe_channels, over_classes
+        from qcc.passes.scales import divide_channels
+
+        store = store_of(ctx, self.name)
+        every = chosen(ctx, self.name, len(proofs), lambda: self._choose(ctx, op, proofs))
+        for proof, scales in zip(proofs, every, strict=True):
+            divide_channels(op, store, proof, scales, "smooth")
+
+    def _choose(self, ctx: Context, op: ModuleOp, proofs: list[Proof]) -> Iterator[Tensor]:
+        from qcc.passes.scales import bounded, column_amax, observe_channels, over_classes
         from qcc.passes.smooth_search import best_alpha
 
         store, user = store_of(ctx, self.name), f"transform {self.name}"
@@ -64,5 +76,4 @@ class Smooth(ModulePass):
             return [over_classes(proof, bounded(one)) for proof, one in zip(proofs, raw, strict=True)]
 
         alpha = best_alpha(ctx, op, user, self.recipe, proofs, scales_of) if self.search else self.alpha
-        for proof, scales in zip(proofs, scales_of(alpha), strict=True):
-            divide_channels(op, store, proof, scales, "smooth")
+        yield from scales_of(alpha)

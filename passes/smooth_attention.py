@@ -10,16 +10,21 @@ real arithmetic; computed in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from qcc.ir.context import store_of
-from qcc.passes.legality import Kind, Refusals, keeps
+from qcc.ir.context import chosen, store_of
+from qcc.passes.legality import Kind, Proof, Refusals, keeps
+from qcc.passes.settled import refuse_settled
 from qcc.passes.sites import key_sites, prove_sites
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,24 @@ class SmoothAttention(ModulePass):
         """Rewrite the module and its store.
 
         Raises:
-            IllegalFold: naming what is in the way in every attention whose keys cannot be scaled.
+            IllegalFold: naming what is in the way in every attention whose keys cannot be scaled;
+                or what was settled before.
             QccError: if there are no samples.
         """
+        refuse_settled(op, self.name)
         refusals = Refusals("smoothing the keys of attention", keep=keeps(self.illegal))
         proofs = prove_sites(Kind.DIAGONAL, key_sites(op), refusals)
         if not proofs:
             return
-        from qcc.passes.scales import bounded, divide_channels, observe_channels, over_classes
+        from qcc.passes.scales import divide_channels
+
+        every = chosen(ctx, self.name, len(proofs), lambda: self._choose(ctx, op, proofs))
+        for proof, scales in zip(proofs, every, strict=True):
+            divide_channels(op, store_of(ctx, self.name), proof, scales, "smooth_attention")
+
+    def _choose(self, ctx: Context, op: ModuleOp, proofs: list[Proof]) -> Iterator[Tensor]:
+        from qcc.passes.scales import bounded, observe_channels, over_classes
 
         statistics = observe_channels(ctx, op, f"transform {self.name}", [one.seed for one in proofs])
         for proof, found in zip(proofs, statistics, strict=True):
-            scales = over_classes(proof, bounded(found.amax.double() ** self.alpha))
-            divide_channels(op, store_of(ctx, self.name), proof, scales, "smooth_attention")
+            yield over_classes(proof, bounded(found.amax.double() ** self.alpha))

@@ -177,15 +177,27 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_output(out: Path) -> None:
+    """Refuse to write where something else than an artifact is, or where this user may not write.
+
+    Raises:
+        QccError: naming it.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
+        raise QccError(f"{out} exists and is no qcc artifact", fix="give another -o, or remove it")
+    folder = next(one for one in out.absolute().parents if one.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise QccError(f"{out} cannot be written: {folder} is no folder that you may write to", fix="give another -o")
+
+
 @contextmanager
 def written_aside(out: Path) -> Generator[Path]:
     """Give a folder beside `out` that takes its name when the block ends well, and disappears otherwise.
 
     Raises:
-        QccError: if `out` exists and is no artifact: it would be overwritten.
+        QccError: if `out` exists and is no artifact (it would be overwritten), or cannot be written.
     """
-    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise QccError(f"{out} exists and is no qcc artifact", fix="give another -o, or remove it")
+    refuse_output(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:

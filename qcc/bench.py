@@ -14,9 +14,11 @@ import torch
 
 from qcc.driver import Compiled, load, reload_source
 from qcc.errors import QccError
+from qcc.memory import estimate_run, refuse_beyond
 from qcc.sample import resized_inputs, sizes_of
 
 PEERS = ("eager", "inductor")
+LESS = "a smaller --batch or --seq, fewer peers"
 SECONDS_EACH = 2.0
 MINIMUM_RUNS = 10
 WARM_UP = 3
@@ -25,14 +27,21 @@ IN_A_ROW = 5
 
 
 def measure(
-    artifact: Path, against: tuple[str, ...], batch: int, sequence: int, threads: int, say: Callable[[str], None]
+    artifact: Path,
+    against: tuple[str, ...],
+    batch: int,
+    sequence: int,
+    threads: int,
+    say: Callable[[str], None],
+    memory_limit: int | None = None,
 ) -> dict[str, Any]:
     """Return median, 10th and 90th percentile latency in ms, and each peer's median with its ratio (peer / qcc).
 
     qcc and its peers run in turns, so that what else the machine does meets all of them alike.
 
     Raises:
-        QccError: for an unknown peer, or if the source of the artifact is gone.
+        QccError: for an unknown peer, if the source of the artifact is gone, or if that takes more memory than there
+            is (`memory_limit` bytes, where given).
     """
     if unknown := [name for name in against if name not in PEERS]:
         raise QccError(f"unknown peer {', '.join(unknown)}", fix=f"--against takes {', '.join(PEERS)}")
@@ -40,6 +49,9 @@ def measure(
     torch.set_num_threads(threads)
     compiled = load(artifact, threads=threads)
     symbols = sizes_of(compiled.program, batch, sequence)
+    coverage = compiled.manifest.coverage
+    weights = coverage.bytes_after + len(against) * coverage.bytes_before
+    refuse_beyond(estimate_run(compiled.program, symbols, weights), memory_limit, "this benchmark", LESS)
     inputs = resized_inputs(compiled.program, compiled.example(), symbols)
     calls: dict[str, Callable[[], object]] = {"qcc": lambda: compiled.run(inputs)}
     for name in against:

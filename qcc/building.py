@@ -5,7 +5,7 @@ Knows no single pass and no single backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from qcc.admission import admit, check_architectures
-from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Manifest, write_manifest, written_aside
+from qcc.artifact import PROGRAM, RECIPE, WEIGHTS, Manifest, refuse_output, write_manifest, written_aside
 from qcc.backends.base import Backend, BackendOptions, Capabilities
 from qcc.backends.targets import backend_of
 from qcc.calibrate.run import SampleRun
 from qcc.calibrate.samples import samples_from_arguments, samples_from_file
 from qcc.calling import Leaf, Signature
+from qcc.choices import Recording
 from qcc.compiled import EXAMPLE, Compiled
 from qcc.coverage import Coverage, coverage_of, store_bytes
 from qcc.errors import QccError
@@ -30,9 +31,11 @@ from qcc.frontend.export import Imported, import_program
 from qcc.golden import golden_of
 from qcc.ir.context import QccContext
 from qcc.ir.on_disk import spool_beside
+from qcc.ir.plans import ContractCost, latency_of
 from qcc.ir.program import program_of
 from qcc.ir.store import Plain, WeightStore
 from qcc.kept import KeptWeights, kept_beside
+from qcc.keys import weights_digest
 from qcc.memory import hold_to_memory
 from qcc.passes.pipeline import lowering, planned_recipe, planning, run_passes, solving, targeting
 from qcc.progress import Say, share_of
@@ -81,6 +84,12 @@ class Means:
     def planning(self) -> list[ModulePass]:
         """Return the passes that give every layer its formats."""
         return planning(self.recipe, integer_only=self.target.integer_only)
+
+    def costs(self) -> dict[str, ContractCost]:
+        """Return what the target predicts for a contraction, by the name of a budget."""
+        target, settings = self.target, self.settings
+        found = {"latency": latency_of(target.costs, target.byte_cost, settings.rows)} if target.costs else {}
+        return found | (dict(target.resources(settings.own)) if target.resources is not None else {})
 
     def targeting(self) -> list[ModulePass]:
         """Return the passes that shape a module for the target; what that is like reaches them as plain data.
@@ -135,12 +144,18 @@ class Work:
         """Its weights, rewritten with it."""
         return self.imported.store
 
+    @property
+    def runs(self) -> Sequence[Mapping[str, torch.Tensor]]:
+        """What it is run on: the calibration, else the example."""
+        return self.calibration.samples if self.calibration else [self.example]
+
 
 @dataclass(frozen=True)
 class _Quantized:
-    """What the passes came to: the recipe with every choice made, the float weights of the layers, the coverage."""
+    """What the passes came to: the recipe with every choice made, those of transforms, float weights, the coverage."""
 
     recipe: Recipe
+    choices: Recording
     unsolved: Mapping[str, torch.Tensor]
     coverage: Coverage
 
@@ -162,8 +177,30 @@ def build(
         QccError: whatever does not fit: the recipe, the target, the memory, or the C compiler.
     """
     means = means_of(options)
+    # before hours of solving, not after them
+    refuse_output(output)
+    work = work_of(program, source, options, calls, imported)
+    if work.float_bytes < LARGE_BYTES:
+        return carry_out(work, means, source, options, output, say)
+    with spool_beside(output) as spool:
+        work.store.spool = spool
+        return carry_out(work, means, source, options, output, say)
+
+
+def work_of(
+    program: torch.export.ExportedProgram,
+    source: str,
+    options: Options,
+    calls: Iterable[Any] | None = None,
+    imported: Imported | None = None,
+) -> Work:
+    """Read a program, its example and its calibration.
+
+    Raises:
+        QccError: if the program cannot be read, has no example, or the samples cannot be read.
+    """
     imported = imported or import_program(program, folder=folder_of(source))
-    work = Work(
+    return Work(
         imported,
         imported.module.clone(),
         imported.store.copy(),
@@ -171,11 +208,6 @@ def build(
         _example(program, imported) if options.golden else {},
         sample_run(imported, calls, options.calib, source),
     )
-    if work.float_bytes < LARGE_BYTES:
-        return carry_out(work, means, source, options, output, say)
-    with spool_beside(output) as spool:
-        imported.store.spool = spool
-        return carry_out(work, means, source, options, output, say)
 
 
 def carry_out(work: Work, means: Means, source: str, options: Options, output: Path, say: Say) -> Compiled:
@@ -183,7 +215,7 @@ def carry_out(work: Work, means: Means, source: str, options: Options, output: P
     kept = kept_beside(output)
     quantized = _quantize(work, means, options, say, kept)
     with written_aside(output) as folder:
-        _write_program(folder, work, quantized.recipe)
+        _write_program(folder, work, quantized)
         _emit(folder, work, means, quantized, options, say)
         if options.golden:
             say("measuring layers")
@@ -211,11 +243,12 @@ def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWe
     module, store = work.module, work.store
     trace = _Trace(options.dump_ir, say)
     trace.dump("import", module)
-    run_passes(means.planning(), QccContext(store, work.calibration, say), module, trace.after)
+    choices = Recording()
+    context = QccContext(store, work.calibration, say, choices=choices, costs=means.costs())
+    run_passes(means.planning(), context, module, trace.after)
     recipe = planned_recipe(means.recipe, module)
     admit(module, means.target)
-    runs = work.calibration.samples if work.calibration else [work.example]
-    hold_to_memory(module, store, runs, options.memory_limit, say)
+    hold_to_memory(module, store, work.runs, options.memory_limit, say)
     # the float weights under the names and in the shapes that codes are chosen for
     unsolved = Plain(store)
     run_passes(solving(), QccContext(store, work.calibration, say, kept, share_of(say)), module, trace.after)
@@ -224,13 +257,15 @@ def _quantize(work: Work, means: Means, options: Options, say: Say, kept: KeptWe
     coverage = coverage_of(module, store, unsolved, work.float_bytes)
     if options.strict:
         refuse_fallbacks(coverage, means.backend.fallbacks(module))
-    return _Quantized(recipe, unsolved, coverage)
+    return _Quantized(recipe, choices, unsolved, coverage)
 
 
-def _write_program(folder: Path, work: Work, recipe: Recipe) -> None:
+def _write_program(folder: Path, work: Work, quantized: _Quantized) -> None:
     (folder / PROGRAM).write_text(_module_text(work.module), "utf-8")
-    (folder / RECIPE).write_text(recipe_yaml(recipe), "utf-8")
+    (folder / RECIPE).write_text(recipe_yaml(quantized.recipe), "utf-8")
     work.store.save(folder / WEIGHTS)
+    if quantized.choices:
+        quantized.choices.save(folder, weights_digest(work.float_store))
     if work.example:
         (folder / EXAMPLE).parent.mkdir()
         save_file(work.example, str(folder / EXAMPLE))

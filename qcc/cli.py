@@ -35,7 +35,7 @@ from qcc.version import __version__
 
 if TYPE_CHECKING:
     from qcc.artifact import Coverage
-    from qcc.driver import Options
+    from qcc.driver import Options, Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -125,13 +125,27 @@ def compile_(
             memory_limit=memory_of(memory_limit),
         )
         if dry_run:
-            with progress(json_) as say:
-                coverage = plan_source(source, options, say)
-            _print_coverage(coverage, json_)
+            _report_planned(source, options, output, plan_source, json_)
             return
         if output is None:
             raise QccError("compile needs -o OUT, the artifact to write", fix="or --dry-run to see the plan only")
         _report_compiled(source, options, output, compile_source, json_)
+
+
+def _report_planned(source: str, options: Options, output: Path | None, plan: Callable[..., Plan], json_: bool) -> None:
+    from qcc.artifact import refuse_output
+
+    if output is not None:
+        refuse_output(output)
+    with progress(json_) as say:
+        found = plan(source, options, say)
+    if json_:
+        layers = [layer.model_dump(mode="json") for layer in found.coverage.layers]
+        print_json({**_coverage_json(found.coverage), "peak_bytes": found.memory.total, "layers": layers})
+        return
+    _print_layers(found.coverage)
+    _print_summary(found.coverage)
+    out.print(f"memory: {found.memory}", highlight=False, markup=False)
 
 
 def _report_compiled(source: str, options: Options, output: Path, run: Callable[..., Any], json_: bool) -> None:
@@ -162,15 +176,6 @@ def _print_summary(coverage: Coverage) -> None:
     from qcc.compiled import coverage_summary
 
     out.print(coverage_summary(coverage), highlight=False, markup=False)
-
-
-def _print_coverage(coverage: Coverage, json_: bool) -> None:
-    if json_:
-        layers = [layer.model_dump(mode="json") for layer in coverage.layers]
-        print_json({**_coverage_json(coverage), "layers": layers})
-        return
-    _print_layers(coverage)
-    _print_summary(coverage)
 
 
 def _print_layers(coverage: Coverage) -> None:
@@ -210,6 +215,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Size of every batch dimension.")] = 1,
     seq: Annotated[int, typer.Option(min=1, help="Size of every other dynamic dimension.")] = 128,
     threads: ThreadsOption = 0,
+    memory_limit: MemoryOption = "",
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -223,7 +229,7 @@ def bench(
 
         names = tuple(filter(None, against.split(",")))
         with progress(json_) as say:
-            row = measure(artifact, names, batch, seq, threads, say)
+            row = measure(artifact, names, batch, seq, threads, say, memory_of(memory_limit))
         if json_:
             print_json(row)
             return

@@ -12,12 +12,15 @@ from qcc.console import (
     DataOption,
     DebugOption,
     JsonOption,
+    MemoryOption,
     errors,
+    memory_of,
     print_json,
     print_plain,
     print_table,
     progress,
 )
+from qcc.errors import QccError
 
 
 def report(
@@ -27,6 +30,7 @@ def report(
     times: Annotated[
         bool, typer.Option("--times", help="Time every layer: builds the program once more, with clocks.")
     ] = False,
+    memory_limit: MemoryOption = "",
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -42,8 +46,10 @@ def report(
         from qcc.report.page import page_text
         from qcc.report.terminal import layer_rows, section_table, summary_lines
 
+        if html is not None and not html.parent.is_dir():
+            raise QccError(f"{html} cannot be written: there is no folder {html.parent}", fix="make it first")
         with progress(json_) as say:
-            found = report_of(artifact, data, say, times=times)
+            found = report_of(artifact, data, say, times=times, memory_limit=memory_of(memory_limit))
         if html is not None:
             html.write_text(page_text(found), "utf-8")
         if json_:
@@ -60,6 +66,7 @@ def report(
 def bisect(
     artifact: ArtifactArgument,
     data: DataOption = None,
+    memory_limit: MemoryOption = "",
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -73,7 +80,7 @@ def bisect(
         from qcc.report.terminal import candidate_table, finding_lines
 
         with progress(json_) as say:
-            found = bisect_artifact(artifact, data, say)
+            found = bisect_artifact(artifact, data, say, memory_of(memory_limit))
         if json_:
             print_json(found.json_object())
             return

@@ -11,31 +11,30 @@ from typing import Any
 
 import torch
 
-from qcc.admission import admit
-from qcc.artifact import PROGRAM, WEIGHTS, Coverage, Manifest
-from qcc.backends.base import HasPreview, HasToolchain
+from qcc.artifact import PROGRAM, WEIGHTS, Manifest
+from qcc.backends.base import HasToolchain
 from qcc.backends.targets import backend_of
-from qcc.building import Options, backend_options, build, folder_of, means_of, sample_run
+from qcc.building import Options, backend_options, build, folder_of, means_of, work_of
 from qcc.cache import Cache
 from qcc.calling import nest_arguments
+from qcc.choices import Replay
 from qcc.compiled import ARTIFACT, Compiled, load
-from qcc.coverage import coverage_of, store_bytes
 from qcc.errors import QccError
 from qcc.frontend.export import import_program
 from qcc.frontend.source import load_source
 from qcc.inspection import read_module
 from qcc.ir.context import QccContext
 from qcc.ir.store import Plain, WeightStore
-from qcc.keys import program_key, samples_digest
+from qcc.keys import program_key, samples_digest, weights_digest
 from qcc.memory import parse_bytes
 from qcc.passes.pipeline import planning, run_passes
 from qcc.progress import Say
 from qcc.recipes.load import RecipeSource, load_recipe
+from qcc.rehearsal import Plan, rehearse
 from qcc.report.measure import Models
 from qcc.settings import read_settings
-from qcc.strictness import refuse_fallbacks
 
-__all__ = ["Compiled", "Options", "compile", "compile_source", "load", "plan_source", "reload_source"]
+__all__ = ["Compiled", "Options", "Plan", "compile", "compile_source", "load", "plan_source", "reload_source"]
 
 
 def _silent(text: str) -> None:
@@ -119,22 +118,15 @@ def compile_source(source: str, options: Options, output: Path, say: Say = _sile
     return compiled, time.perf_counter() - start
 
 
-def plan_source(source: str, options: Options, say: Say = _silent) -> Coverage:
-    """Say what a compilation would do to each layer, without solving weights or building anything."""
+def plan_source(source: str, options: Options, say: Say = _silent) -> Plan:
+    """Say what a compilation would do to each layer, and the memory it would take; see `qcc.rehearsal`.
+
+    Raises:
+        QccError: whatever a compilation refuses, but for what only solved weights or a C compiler can tell.
+    """
     means = means_of(options)
     say(f"loading {source}")
-    imported = import_program(load_source(source), folder=folder_of(source))
-    before = store_bytes(imported.store)
-    calibration = sample_run(imported, None, options.calib, source)
-    run_passes(means.planning(), QccContext(imported.store, calibration, say), imported.module)
-    admit(imported.module, means.target)
-    run_passes(means.targeting(), QccContext(imported.store), imported.module)
-    if isinstance(means.backend, HasPreview):
-        means.backend.preview(imported.module)
-    coverage = coverage_of(imported.module, None, {}, before)
-    if options.strict:
-        refuse_fallbacks(coverage, means.backend.fallbacks(imported.module))
-    return coverage
+    return rehearse(work_of(load_source(source), source, options), means, options, say)
 
 
 def reload_source(
@@ -157,10 +149,11 @@ def reload_source(
 def models_of(folder: Path, manifest: Manifest) -> Models:
     """Return an artifact's program beside the float program and weights that it was made from.
 
-    Where the recipe's transforms depend on calibration samples, their weights are not known again, and none are given.
+    Transforms that chose by calibration samples do again what they chose then; where an artifact does not hold that,
+    their weights are not known, and none are given.
 
     Raises:
-        QccError: if the artifact does not say which model it was compiled from, or that cannot be loaded.
+        QccError: if the artifact does not say which model it was compiled from, that cannot be loaded, or is another.
     """
     if not manifest.source:
         raise QccError(
@@ -170,10 +163,16 @@ def models_of(folder: Path, manifest: Manifest) -> Models:
     imported = import_program(load_source(manifest.source), folder=folder_of(manifest.source))
     module, store = imported.module, imported.store
     float_module, float_store = module.clone(), store.copy()
+    choices = Replay.load(folder)
+    if choices is not None and choices.model != weights_digest(store):
+        raise QccError(
+            f"{manifest.source} has other weights than when the artifact was compiled from it",
+            fix="compile it again, or put the model back",
+        )
     try:
-        run_passes(planning(manifest.recipe), QccContext(store), module)
+        run_passes(planning(manifest.recipe), QccContext(store, choices=choices), module)
         floats: Mapping[str, torch.Tensor] = Plain(store)
     except QccError:
-        # a transform searched on the calibration cannot be repeated without it; outputs can still be compared
+        # an artifact of a qcc that did not keep what was chosen; outputs can still be compared
         floats = dict[str, torch.Tensor]()
     return Models(read_module(folder / PROGRAM), WeightStore.load(folder / WEIGHTS), floats, float_module, float_store)

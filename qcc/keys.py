@@ -37,6 +37,11 @@ def program_key(module: ModuleOp, store: WeightStore, recipe: Recipe, target: st
         return digest_of([*parts, json.dumps(list(zip(keys, digests, strict=True)))])
 
 
+def weights_digest(store: WeightStore) -> str:
+    """Return the hash of weights with their names; one at a time is in memory."""
+    return digest_of([text for key in sorted(store) for text in (key, _tensor_digest(store.tensor(key)))])
+
+
 def samples_digest(calls: Sequence[Any] | None) -> str:
     """Return the hash of calibration samples: arguments of calls, tensors in any structure."""
     if calls is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +19,9 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.errors import Problem, QccError
 from qcc.ir.binding import bind_symbols
+from qcc.ir.nn import ConvOp, LinearOp
 from qcc.ir.program import ProgramOp, WeightOp, program_of
+from qcc.ir.quant import ContractOp
 from qcc.ir.store import WeightStore
 from qcc.ir.transformer import AttentionOp
 from qcc.ir.types import TensorType, type_of
@@ -48,6 +50,7 @@ class Step:
 
     what: str
     bytes: int
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,52 @@ def estimate_compile(
     spooled = store.spool is not None
     held = 0 if spooled else sum(one.held for one in waiting)
     values = _values(program_of(module), list(samples))
-    steps = [Step(f"solving {one.name}", one.bytes + values) for one in waiting]
+    fix = "a solver that reads no samples takes least"
+    steps = [Step(f"solving {one.name}", one.bytes + values, fix) for one in waiting]
     for op in module.walk():
         if isinstance(op, WeightOp) and (shape := type_of(op.result).static_shape):
             elements = math.prod(shape)
             steps.append(Step(f"multiplying by {op.key.data}", _DECODE * elements + values))
             steps.append(Step(f"packing {op.key.data}", _PACK * elements))
     largest = max(steps, key=lambda step: step.bytes, default=Step("nothing", 0))
-    return Estimate(resident_bytes(), held, Step(largest.what, int(_KEPT_FREE * largest.bytes)))
+    return Estimate(resident_bytes(), held, replace(largest, bytes=int(_KEPT_FREE * largest.bytes)))
+
+
+def estimate_run(program: ProgramOp, sizes: Mapping[str, int], weights: int) -> Estimate:
+    """Predict the peak of calls of a program at some sizes; `weights` are the bytes of all that will be read."""
+    return Estimate(resident_bytes(), weights, Step("one call", _widest(program, sizes)))
+
+
+def estimate_measure(module: ModuleOp, samples: Sequence[Mapping[str, Tensor]]) -> Estimate:
+    """Predict the peak of holding every layer of a loaded program to its float original; see `qcc.report.measure`.
+
+    The inputs and outputs of all layers are held for a sample, and values are alive twice: quantized and in float.
+    """
+    program = program_of(module)
+    held = step = 0
+    weights = [type_of(op.result) for op in module.walk() if isinstance(op, WeightOp)]
+    largest = max((math.prod(kind.static_shape or ()) for kind in weights), default=0)
+    for index in range(len(samples)):
+        sizes = bind_symbols(program, {name: tuple(value.shape) for name, value in samples[index].items()})
+        layers = [op for op in module.walk() if isinstance(op, ContractOp | LinearOp | ConvOp)]
+        held = max(held, sum(_bytes(type_of(one), sizes) for op in layers for one in (op.input, op.result)))
+        step = max(step, 2 * _widest(program, sizes))
+    return Estimate(resident_bytes(), held, Step("running both programs", step + 2 * _DECODE * largest))
 
 
 def _values(program: ProgramOp, samples: list[Mapping[str, Tensor]]) -> int:
-    """Count the values of all samples on their way through a program side by side, where they are widest.
-
-    What is made of weights alone is not among them: it is made for one product and dropped.
-    """
+    """Count the values of all samples on their way through a program side by side, where they are widest."""
     if not samples:
         return 0
     sizes = bind_symbols(program, {name: tuple(value.shape) for name, value in samples[0].items()})
+    return _widest(program, sizes, len(samples))
+
+
+def _widest(program: ProgramOp, sizes: Mapping[str, int], calls: int = 1) -> int:
+    """Return the most bytes of values that are alive at once in calls side by side.
+
+    What is made of weights alone is not among them: it is made for one product and dropped.
+    """
     stored: set[SSAValue] = set()
     left: dict[SSAValue, int] = {}
     steps: list[Operation] = []
@@ -108,12 +139,12 @@ def _values(program: ProgramOp, samples: list[Mapping[str, Tensor]]) -> int:
         for operand in op.operands:
             left[operand] = left.get(operand, 0) + 1
     alive = sum(_bytes(type_of(value), sizes) for value in program.body.block.args if value in left)
-    widest = alive * len(samples)
+    widest = alive * calls
     for op in steps:
         made = sum(_bytes(type_of(value), sizes) for value in op.results)
         inside = 3 * _scores(op, sizes) if isinstance(op, AttentionOp) else made
-        # samples take a step one after another, and wait for each other behind it
-        widest = max(widest, (alive + made) * len(samples) + inside)
+        # calls take a step one after another, and wait for each other behind it
+        widest = max(widest, (alive + made) * calls + inside)
         alive += made
         for operand in op.operands:
             left[operand] -= 1
@@ -132,6 +163,12 @@ def _bytes(kind: TensorType, sizes: Mapping[str, int]) -> int:
     return element * math.prod(dim.evaluate(sizes) for dim in kind.shape)
 
 
+def estimate_of(module: ModuleOp, store: WeightStore, samples: Sequence[Mapping[str, Tensor]]) -> Estimate:
+    """Predict the peak of what is left to do with a planned module; a sample may be empty."""
+    given = [one for one in (samples[index] for index in range(len(samples))) if one]
+    return estimate_compile(module, store, solving_of(module), given)
+
+
 def hold_to_memory(
     module: ModuleOp, store: WeightStore, samples: Sequence[Mapping[str, Tensor]], limit: int | None, say: Say
 ) -> None:
@@ -140,15 +177,16 @@ def hold_to_memory(
     Raises:
         QccError: see `refuse_beyond`.
     """
-    given = [one for one in (samples[index] for index in range(len(samples))) if one]
-    estimate = estimate_compile(module, store, solving_of(module), given)
+    estimate = estimate_of(module, store, samples)
     if estimate.held + estimate.step.bytes >= WORTH_SAYING:
         note(say, f"memory: {estimate}")
     refuse_beyond(estimate, limit, "this compilation")
 
 
-def refuse_beyond(estimate: Estimate, limit: int | None, what: str) -> None:
+def refuse_beyond(estimate: Estimate, limit: int | None, what: str, less: str = "fewer or shorter samples") -> None:
     """Refuse work that will not fit in memory: what the system has, or `limit` where the user gave one.
+
+    `less` is what the user may give to have it take less.
 
     Raises:
         QccError: naming the largest step, and ways out.
@@ -160,12 +198,12 @@ def refuse_beyond(estimate: Estimate, limit: int | None, what: str) -> None:
     parts = [
         Problem("held already", show_bytes(estimate.now)),
         Problem("held to the end", show_bytes(estimate.held)),
-        Problem(estimate.step.what, show_bytes(estimate.step.bytes), "a solver that reads no samples takes least"),
+        Problem(estimate.step.what, show_bytes(estimate.step.bytes), estimate.step.fix),
     ]
     raise QccError(
         f"{what} would take {estimate}, and {source} {show_bytes(room)}",
         parts,
-        fix="close other programs, give fewer or shorter samples, or --memory-limit SIZE if you know better",
+        fix=f"close other programs, give {less}, or --memory-limit SIZE if you know better",
     )
 
 
@@ -240,4 +278,6 @@ def parse_bytes(text: str) -> int:
 
 def show_bytes(count: int) -> str:
     """Write a number of bytes with its unit (decimal)."""
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"
+    if count >= 10**9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 10**6 else f"{count / 1e3:.0f} kB"

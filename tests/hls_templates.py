@@ -36,7 +36,17 @@ def build(folder: Path, source: str, *, flags: Sequence[str] = ()) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "program.cpp").write_text(PRELUDE + source, "utf-8")
     include = [f"-I{TEMPLATES}", "-isystem", str(find_headers())]
-    line = ["g++", "-std=c++17", "-O1", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-label", "-Wno-unused-function"]
+    line = [
+        "g++",
+        "-std=c++17",
+        "-fno-exceptions",
+        "-fno-rtti",
+        "-O1",
+        "-Wall",
+        "-Wno-unknown-pragmas",
+        "-Wno-unused-label",
+        "-Wno-unused-function",
+    ]
     # the vendor's masking constructors read what they then overwrite
     line += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     done = subprocess.run(

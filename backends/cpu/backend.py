@@ -8,16 +8,18 @@ from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.base import Backend, BackendOptions, CallTime, Capabilities, Emitted, Golden, Tensors
 from qcc.backends.cpu.build import build_library, cpu_features, toolchain_text
+from qcc.backends.cpu.context import shape_context
 from qcc.backends.cpu.costs import ACCUMULATOR_BITS, BYTE_COST, COSTS
 from qcc.backends.cpu.ctext import C_TYPES, c_name
 from qcc.backends.cpu.emit_kernel import EPILOGUES, PROLOGUES
+from qcc.backends.cpu.emitter import lower
 from qcc.backends.cpu.legalize import legalize
 from qcc.backends.cpu.profile import time_calls
 from qcc.backends.cpu.project import write_project
 from qcc.backends.cpu.qformat import activation_problem
 from qcc.backends.cpu.runtime import CpuProgram, Interface, Port
 from qcc.errors import Problem
-from qcc.ir.program import ProgramOp, StateOp
+from qcc.ir.program import ProgramOp, StateOp, program_of
 from qcc.ir.store import WeightStore
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.qtype_parts import FloatDecode, IntDecode, PlanesDecode, SelectDecode, TableDecode
@@ -88,6 +90,14 @@ class CpuBackend(Backend):
             {"kernel_calls": float(len(lowered.schedule.calls)), "arena_slots": float(len(arena.slots))},
             fallbacks,
         )
+
+    def preview(self, module: ModuleOp, store: WeightStore, options: BackendOptions) -> None:
+        """Lower a module, and throw away what comes of it.
+
+        Raises:
+            UnsupportedOp: listing every operation the kernels cannot compute.
+        """
+        shape_context(lower(program_of(module), store).program)
 
     def toolchain(self, options: BackendOptions) -> str:
         """Return the compiler, its version and flags, and the features of this CPU.

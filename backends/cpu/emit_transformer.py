@@ -8,6 +8,7 @@ import torch
 from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.cpu.ctext import c_float
+from qcc.backends.cpu.emit_cache import STATUS, attention_caches
 from qcc.backends.cpu.fields import read, write
 from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.refusal import Refusal
@@ -94,14 +95,10 @@ def _folded(low: Lowering, op: BatchNormOp) -> tuple[View, View]:
     return dense(made[0], "f32", shape), dense(made[1], "f32", shape)
 
 
-def _features_side_by_side(low: Lowering, view: View) -> View:
-    return view if view.unit_last else low.contiguous(view)
-
-
 def emit_rope(low: Lowering, op: RopeOp) -> None:
     """Lower `qcc.rope` on [B, H, S, D]; fewer axes get leading ones, more are merged."""
     kind = type_of(op.result)
-    source = _features_side_by_side(low, _four_axes(low, low.view(op.input)))
+    source = low.unit_last(_four_axes(low, low.view(op.input)))
     cos, sin = (_angles(low, one, source) for one in (op.cos, op.sin))
     target = low.temp("f32", (source.shape[0], source.shape[2], source.shape[1], source.shape[3]))
     seen = target.permute((0, 2, 1, 3))
@@ -148,12 +145,18 @@ def _angles(low: Lowering, value: SSAValue, source: View) -> View:
 
 def emit_attention(low: Lowering, op: AttentionOp) -> None:
     """Lower `qcc.attention`; the result is stored [B, S, H, D], as the projection after it reads it."""
-    query, key, value = (_features_side_by_side(low, low.view(one)) for one in (op.query, op.key, op.value))
+    query = low.unit_last(low.view(op.query))
     batch, heads, queries, width = type_of(op.result).shape
+    kv_heads, keys = type_of(op.key).shape[1:3]
+    fields = attention_caches(low, op)
+    in_cache = bool(fields)
+    for name, value in (("k", op.key), ("v", op.value)):
+        if f"{name}_cache" not in fields:
+            view = low.unit_last(low.view(value))
+            fields |= {name: read(view), f"{name}_stride": Array(view.strides[:3])}
     target = low.temp("f32", (batch, queries, heads, width)).permute((0, 2, 1, 3))
     low.views[op.result] = target
-    fields: dict[str, Value] = {"q": read(query), "k": read(key), "v": read(value), "out": write(target)}
-    keys = key.shape[2]
+    fields |= {"q": read(query), "out": write(target)}
     if op.mask is not None:
         mask = low.view(op.mask)
         if mask.scalar not in ("f32", "i1"):
@@ -164,18 +167,17 @@ def emit_attention(low: Lowering, op: AttentionOp) -> None:
         "causal": int(bool(op.causal)),
         "batch": batch,
         "heads": heads,
-        "kv_heads": key.shape[1],
+        "kv_heads": kv_heads,
         "queries": queries,
         "keys": keys,
         "dim": query.shape[3],
         "v_dim": width,
         "q_stride": Array(query.strides[:3]),
-        "k_stride": Array(key.strides[:3]),
-        "v_stride": Array(value.strides[:3]),
         "out_stride": Array(target.strides[:3]),
         "scale": Raw(c_float(op.scale.value.data)),
     }
-    low.call("attention", fields, batch * heads * queries * keys * (query.shape[3] + width) // 8, scratch=True)
+    work = batch * heads * queries * keys * (query.shape[3] + width) // 8
+    low.call("attention", fields, work, scratch=True, status=STATUS if in_cache else "")
 
 
 LOWERINGS: dict[type[Operation], Callable[..., None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xdsl.ir import Operation, SSAValue
 
+from qcc.ir.cache import CacheReadOp
 from qcc.ir.elementwise import CastOp
 from qcc.ir.kernel import flat_operations, kernel_of, origin_of
 from qcc.ir.program import ProgramOp, ReturnOp, StateOp, UpdateStateOp
@@ -33,6 +34,11 @@ class Uses:
                 self._root[op.result] = states.setdefault(op.key.data, op.result)
             if isinstance(op, SHARING):
                 self._root[op.results[0]] = self.root(op.operands[0])
+        for op in operations:
+            if isinstance(op, CacheReadOp):  # attention may read the parts when it is computed
+                for operand in op.operands:
+                    root = self.root(operand)
+                    self._last[root] = max(self._last[root], self._last.get(op.result, -1))
 
     def root(self, value: SSAValue) -> SSAValue:
         """Return the value whose memory this one may share."""

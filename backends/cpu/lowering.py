@@ -169,6 +169,10 @@ class Lowering:
         self.copy(view, target)
         return target
 
+    def unit_last(self, view: View) -> View:
+        """Return the elements with those of the last axis side by side, copied if they are not."""
+        return view if view.unit_last else self.contiguous(view)
+
     def rows(self, view: View, length_axes: int = 1) -> Rows:
         """Return the view as rows of its last axes, copied if strides cannot say that."""
         rows = as_rows(view, length_axes)

@@ -7,11 +7,13 @@ from pathlib import Path
 from xdsl.dialects.builtin import ModuleOp
 
 from qcc.backends.base import Backend, BackendOptions, Capabilities, Emitted, Golden
+from qcc.backends.hls.aptypes import find_headers
 from qcc.backends.hls.folding import total_cost
 from qcc.backends.hls.lowering import identifier
 from qcc.backends.hls.project import plan_project, write_project
 from qcc.backends.hls.render import memories_of
 from qcc.backends.hls.report import design_report, summary_lines
+from qcc.backends.hls.resources import resource_costs
 from qcc.backends.hls.runtime import HlsProgram
 from qcc.backends.hls.settings import KEYS, read_hls_settings
 from qcc.ir.store import WeightStore
@@ -41,11 +43,23 @@ class HlsBackend(Backend):
             integer_only=True,
             settings=KEYS,
             check_settings=read_hls_settings,
+            resources=resource_costs,
         )
 
     def legalize(self, module: ModuleOp, store: WeightStore) -> ModuleOp:
         """Return a copy of a module; integer-only programs need no other form."""
         return module.clone()
+
+    def preview(self, module: ModuleOp, store: WeightStore, options: BackendOptions) -> None:
+        """Lower, fold and size a design, and throw it away.
+
+        Raises:
+            UnsupportedOp: listing every operation without a unit, or what keeps the design from rate or part.
+            QccError: for settings that cannot be taken.
+            BuildError: if the headers for simulation are nowhere.
+        """
+        find_headers()
+        plan_project(module, store, read_hls_settings(options.settings))
 
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path

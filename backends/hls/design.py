@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.steps import Step
-from qcc.backends.hls.units import Fold, SteppedUnit, Unit
+from qcc.backends.hls.units import Action, Fold, SteppedUnit, Unit
 from qcc.backends.hls.units_embedding import EmbeddingUnit
 from qcc.backends.hls.units_matvec import LoadUnit, Stored
 
@@ -153,6 +154,11 @@ class Built:
         """Cycles that a frame keeps it busy."""
         return self.node.unit.cycles(self.fold)
 
+    @cached_property
+    def actions(self) -> tuple[Action, ...]:
+        """The reads and writes of a frame, in order; kept, since every run on paper goes through them."""
+        return tuple(self.node.unit.trace(self.fold))
+
 
 @dataclass(frozen=True)
 class Design:
@@ -172,6 +178,11 @@ class Design:
     def interval(self) -> int:
         """Cycles from one frame to the next: those of the busiest unit."""
         return max(one.cycles for one in self.nodes)
+
+    @property
+    def actions(self) -> int:
+        """Reads and writes of a frame."""
+        return sum(len(one.actions) for one in self.nodes)
 
     def stored(self) -> list[tuple[Built, Stored]]:
         """Return the units with a memory port, and whose words are behind it."""

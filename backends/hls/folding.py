@@ -109,6 +109,11 @@ def intervals(choices: Choices) -> list[int]:
     return sorted({one.cycles for found in choices.values() for one in found})
 
 
+def shortest_interval(choices: Choices) -> int:
+    """Return the interval that all units keep up with at their widest."""
+    return max(min(one.cycles for one in found) for found in choices.values())
+
+
 def fastest(graph: Graph, choices: Choices, holds: Mapping[str, float]) -> dict[str, Fold]:
     """Return the foldings of the smallest interval whose estimate stays within `holds` (resource -> most)."""
     found: dict[str, Fold] | None = None

@@ -10,7 +10,7 @@ from xdsl.ir import Operation
 from qcc.backends.hls.codes import choose_codes
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.lower_shape import broadcast_to
-from qcc.backends.hls.lowering import Flow, Known, Lowering, Refusal, Table, static_shape
+from qcc.backends.hls.lowering import FEWER_BITS, Flow, Known, Lowering, Refusal, Table, check_accumulator, static_shape
 from qcc.backends.hls.order import Loop, Order, row_major
 from qcc.backends.hls.steps import Array, Steps
 from qcc.backends.hls.units_matvec import LoadUnit, MatmulUnit, MatvecUnit, product_range, sum_range
@@ -89,10 +89,9 @@ def _sums(op: Operation, weights: Array, bias: Array, x: Element) -> Element:
     """Return the range of the sums; refuses what 64 bits do not hold."""
     reach = int(np.abs(weights).max()) * max(abs(x.low), abs(x.high)) * weights.shape[1] + int(np.abs(bias).max())
     if reach >= 2**62:
-        raise Refusal(f"sums {weights.shape[1]} products to over 62 bits", "use fewer bits")
+        raise Refusal(f"sums {weights.shape[1]} products to over 62 bits", FEWER_BITS)
     found = sum_range(weights, bias, x)
-    if found.bits > 64:
-        raise Refusal(f"needs an accumulator of {found.bits} bits, and 64 is the limit", "use fewer bits")
+    check_accumulator(found)
     return found
 
 
@@ -122,8 +121,7 @@ def _matmul(low: Lowering, op: Operation) -> None:
     left = low.plain(broadcast_to(low, op, left, (*shape[:-2], m, k)))
     right = low.plain(broadcast_to(low, op, right, (*shape[:-2], k, n)))
     sums = product_range(left.element, right.element, k)
-    if sums.bits > 64:
-        raise Refusal(f"needs an accumulator of {sums.bits} bits, and 64 is the limit", "use fewer bits")
+    check_accumulator(sums)
     batch = int(np.prod(shape[:-2], dtype=np.int64))
     unit = MatmulUnit(batch, m, k, n, left.element, right.element, steps=Steps(sums))
     edge = low.emit("product", op, unit, (left.edge, right.edge), sums, batch * m * n)

@@ -8,7 +8,18 @@ from xdsl.ir import Operation
 
 from qcc.backends.hls.elements import Element
 from qcc.backends.hls.lower_shape import broadcast_to
-from qcc.backends.hls.lowering import Flow, Known, Lowering, Refusal, Table, layer_of, scalar_range, static_shape
+from qcc.backends.hls.lowering import (
+    FEWER_BITS,
+    Flow,
+    Known,
+    Lowering,
+    Refusal,
+    Table,
+    check_accumulator,
+    layer_of,
+    scalar_range,
+    static_shape,
+)
 from qcc.backends.hls.steps import FORMULAS, Array, Lookup, Requant, Step, Steps, WithNumber, combine
 from qcc.backends.hls.units_rows import JoinUnit, MapUnit, NormUnit, SoftmaxUnit
 from qcc.ir.elementwise import BinaryOp, CastOp, UnaryFunction, UnaryOp
@@ -130,8 +141,9 @@ def _expect_scalar(op: BinaryOp, reach: Element) -> None:
     """Refuse results that leave the element type: the program would wrap there."""
     holds = scalar_range(type_of(op.result))
     if reach.low < holds.low or reach.high > holds.high:
+        check_accumulator(reach)
         what = f"{op.function.data.value} reaches {reach.low}..{reach.high}, outside {type_of(op.result).scalar}"
-        raise Refusal(what, "leave headroom: use fewer bits")
+        raise Refusal(what, f"leave headroom; {FEWER_BITS}")
 
 
 def _join(low: Lowering, op: BinaryOp, function: str) -> None:
@@ -191,7 +203,7 @@ def _norm(low: Lowering, op: Operation) -> None:
     tables = [one.reshape(1) if one.size == 1 else one.reshape(-1)[places] for one in (multiplier, bias)]
     reach = max(abs(flow.element.low), abs(flow.element.high)) * (2 * channels if kind is NormKind.LAYER else 1)
     if channels * reach**2 + op.eps.value.data >= 2**62:
-        raise Refusal(f"squares {channels} elements of {flow.element.bits} bits to over 62 bits", "use fewer bits")
+        raise Refusal(f"squares {channels} elements of {flow.element.bits} bits to over 62 bits", FEWER_BITS)
     least, most = INTEGER_RANGES[type_of(op.result).scalar]
     unit = NormUnit(
         flow.count // channels, channels, kind is NormKind.LAYER, op.eps.value.data, flow.element, tables[0], tables[1],

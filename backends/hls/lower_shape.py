@@ -8,7 +8,17 @@ import numpy as np
 from xdsl.ir import Operation
 
 from qcc.backends.hls.elements import Element
-from qcc.backends.hls.lowering import Flow, Known, Lowering, Refusal, Table, channels_last_of, static_shape, walk_of
+from qcc.backends.hls.lowering import (
+    Flow,
+    Known,
+    Lowering,
+    Refusal,
+    Table,
+    channels_last_of,
+    check_accumulator,
+    static_shape,
+    walk_of,
+)
 from qcc.backends.hls.order import Loop, Order, axes_order, row_major, row_major_strides
 from qcc.backends.hls.steps import Steps
 from qcc.backends.hls.units_flow import ConcatUnit, ReorderUnit, Walk
@@ -203,8 +213,7 @@ def _reduced(
     sums = flow.element
     if function == "add":
         sums = Element(min(0, flow.element.low) * count, max(0, flow.element.high) * count)
-    if sums.bits > 64:
-        raise Refusal(f"sums {count} elements to over 64 bits", "use fewer bits")
+    check_accumulator(sums)
     unit = ReduceUnit(rows, count, channels, function, flow.element, steps=Steps(sums))
     edge = low.emit(function, op, unit, (flow.edge,), sums, rows * channels)
     return Flow(edge, shape, order, sums, op)

@@ -37,6 +37,16 @@ class Refusal(Exception):
         self.what, self.fix = what, fix
 
 
+FEWER_BITS = "use fewer bits: a smaller integer type at the inputs, narrower codes, or a layer cut into smaller ones"
+"""The way out of sums that are too wide."""
+
+
+def check_accumulator(sums: Element) -> None:
+    """Refuse sums that 64 bits do not hold."""
+    if sums.bits > 64:
+        raise Refusal(f"needs an accumulator of {sums.bits} bits, and 64 is the limit", FEWER_BITS)
+
+
 @dataclass(frozen=True)
 class Flow:
     """A tensor in a stream: its logical shape, the order of travel, the range of its elements; `op` made it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,11 +17,13 @@ from qcc.backends.hls.aptypes import copy_headers
 from qcc.backends.hls.design import Design, Graph, Port
 from qcc.backends.hls.folding import (
     FULLNESS,
+    Choices,
     all_choices,
     fastest,
     fold_within,
     join,
     refuse_interval,
+    shortest_interval,
     slowest,
     total_cost,
 )
@@ -32,7 +35,7 @@ from qcc.backends.hls.render import memories_of, project_context, render_project
 from qcc.backends.hls.report import REPORT, SECTIONS, design_report, sections, summary_lines
 from qcc.backends.hls.settings import HlsSettings
 from qcc.backends.hls.simulate import least_depths, with_depths
-from qcc.backends.hls.timing import Timing, predict
+from qcc.backends.hls.timing import Forecast, Timing, forecast
 from qcc.backends.hls.units_port import NUMPY, with_ports
 from qcc.errors import Problem, QccError, ShapeError, UnsupportedOp
 from qcc.ir.program import StateOp, program_of
@@ -55,6 +58,10 @@ SLACK = 1.1
 
 SKIP_FRAMES = 2
 """Frames more that skips are made to hold at most, where a frame rate asks for it."""
+
+LARGE = 200_000
+"""Reads and writes of a frame beyond which units are folded wider before skips get more room: that costs about the same
+on a part, and trying how much room is enough takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +92,21 @@ def plan_project(module: ModuleOp, store: WeightStore, settings: HlsSettings) ->
 
 def _plan(graph: Graph, settings: HlsSettings) -> Project:
     """Fold for the interval asked for; where a run on paper takes longer, fold for less, a few times."""
+    choices = all_choices(graph, settings.foldings)
     wanted = asked = settings.interval
-    taken = 0
+    shortest, taken = shortest_interval(choices), 0
     for _ in range(ATTEMPTS):
-        design = _fold(graph, settings, asked, taken)
-        # whatever the depths, a frame takes no less than the busiest unit
-        found = _sized(design, settings)
-        if found.timing.interval > (wanted or design.interval * SLACK):
-            found = _quicker(found, design, wanted)
-        if wanted is None or asked is None or found.timing.interval <= wanted:
-            return found
-        taken = min(taken, found.timing.interval) if taken else found.timing.interval
-        asked = int(asked * min(0.9, wanted / found.timing.interval))
+        design = _fold(graph, choices, settings, asked)
+        goal = wanted or int(design.interval * SLACK)
+        last = design.interval <= shortest
+        found = _sized_for(design, settings, goal, roomy=wanted is not None and (last or design.actions <= LARGE))
+        interval = found.timing.interval
+        if wanted is None or asked is None or interval <= wanted:
+            return Project(found.design, settings, found.narrow())
+        taken = min(taken, interval) if taken else interval
+        if last:
+            break
+        asked = max(design.interval * wanted // interval, shortest)
     raise refuse_rate(taken, wanted)
 
 
@@ -106,38 +116,38 @@ def refuse_rate(taken: int, wanted: int | None) -> UnsupportedOp:
     return UnsupportedOp("the frame rate is not reached", [problem], fix="ask for fewer frames a second")
 
 
-def _sized(design: Design, settings: HlsSettings) -> Project:
-    sized = with_depths(design, least_depths(design))
-    return Project(sized, settings, predict(sized))
+def _sized_for(design: Design, settings: HlsSettings, goal: int, *, roomy: bool) -> Forecast:
+    """Return the design with the cheapest depths that reach an interval, or else with the quickest that the part holds.
+
+    Beyond what it needs, a FIFO gets depth for what is read at once, and then, with `roomy`, skips get more.
+    """
+    plain = _sized(design)
+    if plain.timing.interval <= goal:
+        return plain
+    deep = _sized(deepened(design))
+    wider = [roomier(deep.design, frames) for frames in range(1, SKIP_FRAMES + 1)] if roomy else []
+    rooms = [one for one in wider if one.streams != deep.design.streams and settings.part.holds(total_cost(one))]
+    found = [plain, deep] if settings.part.holds(total_cost(deep.design)) else [plain]
+    # depth never makes a frame later: where the deepest design misses the goal, the others need not be run
+    widest = forecast(rooms.pop()) if rooms else found[-1]
+    if widest.narrow(goal).interval <= goal:
+        reaching = (one for one in chain(found, map(forecast, rooms)) if one.narrow(goal).interval <= goal)
+        return next(reaching, widest)
+    if settings.interval is None:
+        plain.narrow(goal)
+    return min([*found, widest], key=lambda one: one.timing.interval)
 
 
-def _quicker(plain: Project, design: Design, wanted: int | None) -> Project:
-    """Give FIFOs depth for speed as long as the part holds it: for what is read at once, then, if asked, for skips."""
-    best, settings = plain, plain.settings
-    deep = _sized(deepened(design), settings)
-    for frames in range(SKIP_FRAMES + 1):
-        tried = deep
-        if frames:
-            wider = roomier(deep.design, frames)
-            tried = Project(wider, settings, predict(wider))
-        if tried.timing.interval < best.timing.interval and _is_held(tried):
-            best = tried
-        if wanted is None or best.timing.interval <= wanted or not any(one.needed for one in deep.design.fifos):
-            break
-    return best
+def _sized(design: Design) -> Forecast:
+    sized = least_depths(design)
+    deep = with_depths(design, sized.depths)
+    return Forecast(deep, sized.work) if sized.on_time else forecast(deep)
 
 
-def _is_held(project: Project) -> bool:
-    return project.settings.part.holds(total_cost(project.design))
-
-
-def _fold(graph: Graph, settings: HlsSettings, interval: int | None, taken: int = 0) -> Design:
-    """Fold for an interval; `taken` is the one that was reached where this is asked to make up for it."""
-    choices = all_choices(graph, settings.foldings)
+def _fold(graph: Graph, choices: Choices, settings: HlsSettings, interval: int | None) -> Design:
+    """Fold for an interval, or where none is asked for, as the part allows."""
     if interval is not None:
         folds = fold_within(graph, choices, interval)
-        if folds is None and taken:
-            raise refuse_rate(taken, settings.interval)
         if folds is None:
             raise refuse_interval(choices, graph, interval)
     elif settings.foldings:

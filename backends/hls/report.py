@@ -36,6 +36,7 @@ def design_report(design: Design, settings: HlsSettings, timing: Timing) -> dict
             "latency_cycles": timing.latency,
             "interval_cycles": timing.interval,
             "interval_is_bound": timing.bound,
+            "interval_least_cycles": timing.least,
             "latency_us": round(timing.latency * period / 1000, 3),
             "frames_per_s": round(1e9 / (timing.interval * period), 1),
         },
@@ -94,13 +95,13 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     predicted, estimate, use = report["predicted"], report["estimate"], report["use"]
     asked = "" if report["target_fps"] is None else f" (asked for: {report['target_fps']:g})"
     shares = ", ".join(f"{name.upper()} {estimate[name]:,} ({use[name]:.1%})" for name in estimate)
-    bound = " at most" if predicted["interval_is_bound"] else ""
+    bound = f" at most, {predicted['interval_least_cycles']:,} at least" if predicted["interval_is_bound"] else ""
     verdict = "fits" if report["fits"] else "does not fit"
     smallest = report["smallest_part"] or "none of the table"
     return [
         f"part {report['part']}, clock {report['clock_ns']:g} ns",
         f"predicted: {predicted['latency_cycles']:,} cycles latency, a frame every {predicted['interval_cycles']:,} "
-        f"cycles{bound}, {predicted['frames_per_s']:,.0f} frames/s{asked}",
+        f"cycles{bound}; {predicted['frames_per_s']:,.0f} frames/s{asked}",
         f"estimated: {shares}",
         f"{verdict} {report['part']}; smallest part that holds it: {smallest}",
     ]

@@ -2,209 +2,268 @@
 
 Units are Kahn processes whose reads and writes are known beforehand, so whether a design stops depends on the depths of
 its FIFOs alone. Depths start at two and grow only when every unit waits: in the circle of units that wait for each
-other, one full FIFO gets one more place (T. Parks, "Bounded scheduling of process networks", 1995). Where two FIFOs
-share a circle one may be given more than it needs in the end, so afterwards each is tried one place smaller.
+other, one full FIFO gets one more place (T. Parks, "Bounded scheduling of process networks", 1995). Whatever else is
+deep, the units of a circle wait for each other as long as the full FIFOs in it are no deeper: so the circle in which a
+FIFO got its last place proves that it needs it, unless another full FIFO of that circle grew later. Where one did, a
+FIFO may have been given more than it needs in the end, and each is tried one place smaller.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import NamedTuple
 
 from qcc.backends.hls.design import Built, Design
-from qcc.backends.hls.units import Action
 
 LATENCY = 4
 """Cycles from a token in to a token out of a pipelined loop; assumed, since pipelines are the vendor's tool's."""
 
-MOST_ACTIONS = 1_000_000
-"""Reads and writes beyond which one frame is run instead of several, since that takes seconds."""
+UNBOUNDED = sys.maxsize
+"""The depth of what has no bound: ports."""
 
 
 @dataclass(slots=True)
 class Fifo:
-    """Times at which its tokens were written and read; `depth` is None at ports. `waiter` is who waits for it."""
+    """Times at which its tokens were written and read. `waiter` is who waits for it, -1 for nobody.
 
-    depth: int | None
+    `held` is the depth that it had when a write first waited for a place to become free, in cycles.
+    """
+
+    name: str
+    depth: int
     writer: int
     reader: int
     written: list[int] = field(default_factory=list[int])
     read: list[int] = field(default_factory=list[int])
     waiter: int = -1
+    held: int = UNBOUNDED
 
     def full(self) -> bool:
         """Whether there is no place."""
-        return self.depth is not None and len(self.written) - len(self.read) >= self.depth
+        return len(self.written) - len(self.read) >= self.depth
+
+    def forget(self) -> None:
+        """Keep of the frames before, which left it empty, only when the places of the next tokens became free."""
+        kept = min(self.depth, len(self.read))
+        del self.read[: len(self.read) - kept]
+        # of what was read long ago only the number counts
+        self.written[:] = self.read
+
+
+class Bound(NamedTuple):
+    """An action of a process, with the FIFO at its port and that FIFO's times."""
+
+    delay: int
+    writes: bool
+    fifo: Fifo
+    written: list[int]
+    read: list[int]
 
 
 @dataclass(slots=True)
 class Process:
-    """A unit at work: what it still has to do, its FIFOs by port and their names, the action that it waits with."""
+    """A unit at work: what it still has to do in this frame, and the action that it waits with."""
 
-    actions: Iterator[Action]
+    built: Built
     fifos: list[Fifo]
-    names: list[str]
+    following: Iterator[Bound]
     time: int = 0
-    pending: Action | None = None
-    done: bool = False
+    pending: Bound | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found: depths in the end, whether it came to its end, and the cycle of each frame's last output."""
+    """What a run found: whether it came to its end, and the cycle of each frame's last output."""
 
-    depths: dict[str, int]
     finished: bool
     ends: tuple[int, ...]
 
 
 class Run:
-    """One run of a design over some frames."""
+    """Frames that go through a design one after another; `frame` lets the next one enter."""
 
-    def __init__(self, design: Design, depths: Mapping[str, int], frames: int) -> None:
-        self.frames = frames
+    def __init__(self, design: Design, depths: Mapping[str, int]) -> None:
+        self.design = design
         place = {one.node.name: index for index, one in enumerate(design.nodes)}
         self.fifos = {
             one.name: Fifo(
-                depths[one.name] if one.depth else None, place.get(one.writer, -1), place.get(one.reader, -1)
+                one.name,
+                depths[one.name] if one.depth else UNBOUNDED,
+                place.get(one.writer, -1),
+                place.get(one.reader, -1),
             )
             for one in design.streams.values()
         }
-        for port in design.inputs:
-            stream = design.streams[port.edge]
-            self.fifos[port.edge].written = [0] * (stream.tokens * frames)
-        self.processes = [self._process(one) for one in design.nodes]
-        self.ready = deque(range(len(self.processes)))
-        self.outputs = [design.streams[port.edge] for port in design.outputs]
+        self.processes = [
+            Process(one, [self.fifos[name] for name in (*one.node.inputs, *one.node.outputs)], iter(()))
+            for one in design.nodes
+        ]
+        self.ready: deque[int] = deque()
+        self.circle = 0
 
-    def _process(self, built: Built) -> Process:
-        traces = (built.node.unit.trace(built.fold) for _ in range(self.frames))
-        names = [*built.node.inputs, *built.node.outputs]
-        return Process(chain.from_iterable(traces), [self.fifos[name] for name in names], names)
+    def frame(self) -> None:
+        """Let the next frame enter: every process has the actions of one more frame before it."""
+        for fifo in self.fifos.values():
+            fifo.forget()
+        for port in self.design.inputs:
+            stream = self.design.streams[port.edge]
+            self.fifos[port.edge].read.clear()
+            self.fifos[port.edge].written[:] = [0] * stream.tokens
+        for process in self.processes:
+            bound = {
+                one: Bound(one.delay, one.writes, fifo, fifo.written, fifo.read)
+                for one in set(process.built.actions)
+                for fifo in [process.fifos[one.port]]
+            }
+            process.following, process.pending = map(bound.__getitem__, process.built.actions), None
+        self.ready.extend(range(len(self.processes)))
+        self.settle()
 
     def advance(self, index: int) -> None:
         """Run one process until it waits or ends; who waited for its tokens or places becomes ready."""
-        process, following = self.processes[index], self.processes[index].actions
-        fifos = process.fifos
-        action, time = process.pending or next(following, None), process.time
-        while action is not None:
-            delay, port, writes = action
-            fifo = fifos[port]
-            written, read = fifo.written, fifo.read
+        process, ready = self.processes[index], self.ready
+        time, waiting = process.time, process.pending
+        process.pending = None
+        for one in process.following if waiting is None else chain((waiting,), process.following):
+            delay, writes, fifo, written, read = one
             if writes:
                 count, depth = len(written), fifo.depth
-                if depth is not None and count - len(read) >= depth:
-                    break
                 # a token takes its place when it leaves the pipeline, which stands still until there is one
                 leaves = time + delay + LATENCY
-                if depth is not None and count >= depth and read[count - depth] >= leaves:
-                    leaves = read[count - depth] + 1
+                if count >= depth:
+                    if count - len(read) >= depth:
+                        process.pending, fifo.waiter = one, index
+                        break
+                    if read[count - depth] >= leaves:
+                        leaves = read[count - depth] + 1
+                        if depth < fifo.held:
+                            fifo.held = depth
                 written.append(leaves)
                 time = leaves - LATENCY
             else:
                 count = len(read)
                 if count >= len(written):
+                    process.pending, fifo.waiter = one, index
                     break
                 time += delay
                 if written[count] >= time:
                     time = written[count] + 1
                 read.append(time)
             if fifo.waiter >= 0:
-                self.ready.append(fifo.waiter)
+                ready.append(fifo.waiter)
                 fifo.waiter = -1
-            action = next(following, None)
-        else:
-            process.done = True
-        process.pending, process.time = action, time
-        if action is not None:
-            fifos[action.port].waiter = index
-
-    def waits_for(self, index: int) -> tuple[str, int] | None:
-        """Return the FIFO that blocks a process and the process at its other end."""
-        process = self.processes[index]
-        if process.done or process.pending is None:
-            return None
-        name, fifo = process.names[process.pending.port], process.fifos[process.pending.port]
-        return name, (fifo.reader if process.pending.writes else fifo.writer)
+        process.time = time
 
     def settle(self) -> None:
         """Run until every process waits or has ended."""
-        while self.ready:
-            self.advance(self.ready.popleft())
+        ready, advance = self.ready, self.advance
+        while ready:
+            advance(ready.popleft())
 
     def deepen(self, name: str) -> None:
         """Give a FIFO one more place."""
         fifo = self.fifos[name]
-        assert fifo.depth is not None, "ports have no bound"
+        assert fifo.depth < UNBOUNDED, "ports have no bound"
         fifo.depth += 1
         if fifo.waiter >= 0:
             self.ready.append(fifo.waiter)
             fifo.waiter = -1
 
+    @property
     def finished(self) -> bool:
-        """Say whether every process has ended."""
-        return all(one.done for one in self.processes)
+        """Whether the frame has left and every process has ended."""
+        return all(one.pending is None for one in self.processes)
 
-    def full_in_circle(self) -> list[str]:
+    def full_in_circle(self) -> list[Fifo]:
         """Return the full FIFOs of a circle of processes that wait for each other."""
-        for start in range(len(self.processes)):
-            seen: list[int] = []
-            at, names = start, []
+        # where a place more did not help, the same circle waits again
+        for start in chain((self.circle,), range(len(self.processes))):
+            seen: dict[int, Fifo] = {}
+            at = start
             while at >= 0 and at not in seen:
-                found = self.waits_for(at)
-                if found is None:
+                waits = self.processes[at].pending
+                if waits is None:
                     break
-                seen.append(at)
-                names.append(found[0])
-                at = found[1]
+                seen[at] = waits.fifo
+                at = waits.fifo.reader if waits.writes else waits.fifo.writer
             else:
                 if at >= 0:
-                    circle = names[seen.index(at) :]
-                    return [name for name in circle if self.fifos[name].full()]
+                    self.circle = at
+                    circle = list(seen)
+                    return [seen[one] for one in circle[circle.index(at) :] if seen[one].full()]
         return []
 
-    def ends(self) -> tuple[int, ...]:
-        """Return the cycle in which the last output of every frame leaves."""
-        frames: list[int] = []
-        for frame in range(self.frames):
-            last = [self.fifos[one.name].written[one.tokens * (frame + 1) - 1] for one in self.outputs]
-            frames.append(max(last, default=0))
-        return tuple(frames)
+    @property
+    def end(self) -> int:
+        """The cycle in which the last output of the frame left."""
+        return max((self.fifos[port.edge].written[-1] for port in self.design.outputs), default=0)
 
 
-def run(design: Design, depths: Mapping[str, int], frames: int, *, grow: bool) -> Outcome:
-    """Run a design; with `grow`, FIFOs get deeper where they must."""
-    current = dict(depths)
-    work = Run(design, current, frames)
-    while True:
-        work.settle()
-        if work.finished():
-            return Outcome(current, True, work.ends())
-        full = work.full_in_circle() if grow else []
-        if not full:
-            return Outcome(current, False, ())
+@dataclass(frozen=True)
+class Sized:
+    """Depths at which a design runs, and the run of one frame that found them."""
+
+    depths: dict[str, int]
+    work: Run
+
+    @property
+    def on_time(self) -> bool:
+        """Whether the times are those of a run with these depths: no write waited where a FIFO was to be deeper."""
+        return all(fifo.held >= fifo.depth for fifo in self.work.fifos.values())
+
+
+def run(design: Design, depths: Mapping[str, int], frames: int) -> Outcome:
+    """Run frames through a design of given depths."""
+    work = Run(design, depths)
+    ends: list[int] = []
+    for _ in range(frames):
+        work.frame()
+        if not work.finished:
+            return Outcome(False, ())
+        ends.append(work.end)
+    return Outcome(True, tuple(ends))
+
+
+def _grown(design: Design, start: Mapping[str, int]) -> tuple[Sized, dict[str, Mapping[str, int]]]:
+    """Run a frame with FIFOs that get deeper where they must; also returns the circle of each one's last place."""
+    bits = {one.name: (one.bits / one.width, -one.width) for one in design.fifos}
+    work, circles = Run(design, start), dict[str, Mapping[str, int]]()
+    work.frame()
+    while not work.finished:
+        full = {one.name: one.depth for one in work.full_in_circle()}
+        assert full, "in a design without feedback, some FIFO of a circle is full"
         # one FIFO that is deep already, then narrow elements in wide tokens: the fewest bits of memory
-        name = min(full, key=lambda one: (current[one] == depths[one], *_bits(design, one)))
-        current[name] += 1
+        name = min(full, key=lambda one: (one not in circles, *bits[one]))
+        circles[name] = full
         work.deepen(name)
+        work.settle()
+    return Sized({name: work.fifos[name].depth for name in start}, work), circles
 
 
-def _bits(design: Design, name: str) -> tuple[float, int]:
-    stream = design.streams[name]
-    return stream.bits / stream.width, -stream.width
-
-
-def least_depths(design: Design) -> dict[str, int]:
+def least_depths(design: Design) -> Sized:
     """Return depths at which the design runs, none less than it has, and none that had to grow greater than needed."""
     start = {one.name: one.depth for one in design.fifos}
-    depths = run(design, start, 1, grow=True).depths
-    for name in [one for one, depth in depths.items() if depth > start[one]]:
-        while depths[name] > start[name] and run(design, {**depths, name: depths[name] - 1}, 1, grow=False).finished:
+    sized, circles = _grown(design, start)
+    depths = dict(sized.depths)
+
+    def proved(name: str) -> bool:
+        return all(depths[other] <= depth for other, depth in circles[name].items() if other != name)
+
+    for name in circles:
+        while not proved(name) and depths[name] > start[name]:
+            if not run(design, {**depths, name: depths[name] - 1}, 1).finished:
+                break
             depths[name] -= 1
+    if depths != sized.depths:
+        work = Run(design, depths)
+        work.frame()
+        return Sized(depths, work)
     # a frame leaves every FIFO empty, so where one frame runs through, one after another does too
-    return depths
+    return sized
 
 
 def with_depths(design: Design, depths: Mapping[str, int]) -> Design:
@@ -215,8 +274,3 @@ def with_depths(design: Design, depths: Mapping[str, int]) -> Design:
         for depth in [depths.get(name, one.depth)]
     }
     return replace(design, streams=streams)
-
-
-def actions(design: Design) -> int:
-    """Return the reads and writes of a frame."""
-    return 2 * sum(one.tokens for one in design.streams.values())

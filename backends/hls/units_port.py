@@ -61,7 +61,7 @@ class PortUnit:
 
     def context(self, fold: Fold) -> Context:
         """Return sizes."""
-        return {"u": self, "beats": self.beats(fold), "interface": self.interface}
+        return {"u": self, "beats": self.beats(fold)}
 
 
 @dataclass(frozen=True)

@@ -61,13 +61,13 @@ class TritonBackend:
         ops = [one for one in torch_operations(program_of(module)) if LEFT_IN_FLOAT not in one.attributes]
         return tuple(Problem(location_of(op) or op.name, f"{op.name} is left to torch") for op in ops)
 
-    def preview(self, module: ModuleOp) -> None:
-        """Find the launches of a final module; its weights need not be solved.
+    def preview(self, module: ModuleOp, store: WeightStore, options: BackendOptions) -> None:
+        """Find the launches of a module.
 
         Raises:
             UnsupportedOp: listing everything quantized that no kernel covers.
         """
-        steps_of(program_of(module), solved=False)
+        steps_of(program_of(module))
 
     def emit(
         self, module: ModuleOp, store: WeightStore, golden: Golden | None, options: BackendOptions, out: Path

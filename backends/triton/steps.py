@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
 from qcc.backends.triton.lower import GemmStep, RowStep, contract_spec, lower_kernel, lower_rows
 from qcc.backends.triton.spec import GemmSpec, Requantize
@@ -47,10 +47,8 @@ class TorchStep:
 Step = LaunchStep | TorchStep
 
 
-def steps_of(program: ProgramOp, *, solved: bool = True) -> tuple[Step, ...]:
+def steps_of(program: ProgramOp) -> tuple[Step, ...]:
     """Part a program into steps, in program order.
-
-    Where weights and static scales are not `solved` yet, the quantizers that stand for weights are no steps.
 
     Raises:
         UnsupportedOp: listing everything quantized that no kernel covers.
@@ -59,7 +57,7 @@ def steps_of(program: ProgramOp, *, solved: bool = True) -> tuple[Step, ...]:
     problems: list[Problem] = []
     labels: dict[str, int] = {}
     for op in program.body.block.ops:
-        if isinstance(op, ReturnOp) or (not solved and _makes_codes(op)):
+        if isinstance(op, ReturnOp):
             continue
         if not _is_launched(op):
             found.append(TorchStep(op))
@@ -69,20 +67,15 @@ def steps_of(program: ProgramOp, *, solved: bool = True) -> tuple[Step, ...]:
         except UnsupportedOp as error:
             problems += error.problems
             continue
-        computed = [one for one in parts if isinstance(one, GemmStep) and not _is_stored(one.weight, solved)]
+        computed = [one for one in parts if isinstance(one, GemmStep) and not isinstance(one.weight.owner, WeightOp)]
         where = location_of(op) or op.name
         problems += [Problem(where, "the weight is computed, and not stored") for _ in computed]
-        if solved and any(map(_lacks_scale, parts)):
+        if any(map(_lacks_scale, parts)):
             problems.append(Problem(where, "a static quantization without its scale: it was not calibrated"))
         found.append(LaunchStep(op, parts, tuple(_label(op, one, labels) for one in parts), str(op)))
     if problems:
         raise UnsupportedOp(f"target triton cannot take {len(problems)} parts of the program", problems)
     return tuple(found)
-
-
-def _makes_codes(op: Operation) -> bool:
-    """Whether an operation stands for what a solver will do: it quantizes a stored weight."""
-    return isinstance(op, QuantizeOp) and isinstance(op.input.owner, WeightOp)
 
 
 def _lacks_scale(part: RowStep | GemmStep) -> bool:
@@ -91,20 +84,12 @@ def _lacks_scale(part: RowStep | GemmStep) -> bool:
     return part.out_scale is None and any(isinstance(one, Requantize) for one in part.spec.steps)
 
 
-def _is_stored(weight: SSAValue, solved: bool) -> bool:
-    owner = weight.owner
-    return isinstance(owner, WeightOp) or (not solved and isinstance(owner, Operation) and _makes_codes(owner))
-
-
 _VIEWS = (WeightOp, StateOp, UpdateStateOp, ConstantOp, DimOp, ReshapeOp, TransposeOp, ExpandOp, SliceOp)
 """Operations that name values or look at them otherwise, and compute none."""
 
 
 def torch_operations(program: ProgramOp) -> list[Operation]:
-    """Return the operations that torch computes; of a kernel that is taken apart, those in its region.
-
-    The weights need not be solved.
-    """
+    """Return the operations that torch computes; of a kernel that is taken apart, those in its region."""
     found: list[Operation] = []
     for op in program.body.block.ops:
         if not _is_launched(op):

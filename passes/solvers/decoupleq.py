@@ -20,7 +20,7 @@ from qcc.numerics.sides import split_sides
 from qcc.numerics.tensor import Parameters, QuantizedTensor
 from qcc.passes.solvers.choice import Choice, choice_of, refitted
 from qcc.passes.solvers.gptq import Feedback, round_with_feedback
-from qcc.passes.solvers.hessian import conditioned
+from qcc.passes.solvers.hessian import check_inputs, conditioned
 from qcc.passes.solvers.rounding import searched_parameters, searched_type
 
 ROUNDS = 8
@@ -34,9 +34,11 @@ def solve(weight: Tensor, qtype: QType, hessian: Tensor | None, where: str = "")
 
     Raises:
         ShapeError: weights or Hessian that are not finite; see also `quantize`.
+        IllegalFold: a Hessian of other inputs.
     """
     rest, sides = split_sides(weight, qtype.sides, where) if qtype.sides else (weight, ())
     sums = torch.eye(weight.shape[1]) if hessian is None else hessian
+    check_inputs(weight, sums, where)
     whole, feedback = conditioned(sums, where), Feedback.of(sums, where)
     best = _rounded(rest, qtype, compute_qparams(rest, qtype, where), whole, feedback)
     if (searched := searched_type(qtype)) is not None:

@@ -22,7 +22,7 @@ from qcc.numerics.quantize import compute_qparams
 from qcc.numerics.sides import split_sides
 from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype
 from qcc.passes.solvers.columns import ColumnCoder
-from qcc.passes.solvers.hessian import conditioned, inverse_factor
+from qcc.passes.solvers.hessian import check_inputs, conditioned, inverse_factor
 
 _BLOCK = 128
 """Columns whose losses are gathered before they reach the columns behind: one matrix product a block."""
@@ -54,7 +54,9 @@ def gptq(weight: Tensor, qtype: QType, hessian: Tensor, where: str = "", *, act_
 
     Raises:
         ShapeError: weights or Hessian that are not finite; see also `quantize`.
+        IllegalFold: a Hessian of other inputs.
     """
+    check_inputs(weight, hessian, where)
     rest, sides = split_sides(weight, qtype.sides, where) if qtype.sides else (weight, ())
     parameters = compute_qparams(rest, qtype, where)
     feedback = Feedback.of(hessian, where, act_order=act_order)
@@ -73,6 +75,7 @@ def gptq_around(
     Raises:
         ShapeError: see `gptq`.
     """
+    check_inputs(weight, hessian, where)
     parameters = compute_qparams(weight.masked_fill(apart, 0), qtype, where)
     moved, feedback = weight.clone(), Feedback.of(hessian, where)
     codes = round_with_feedback(weight, qtype, parameters, feedback, (apart, moved))

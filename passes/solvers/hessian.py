@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qcc.errors import Problem, ShapeError
+from qcc.errors import IllegalFold, Problem, ShapeError
 
 DAMPING = 0.01
 """Share of the mean of the diagonal that is added to it (GPTQ, arXiv 2210.17323, takes 1 %)."""
@@ -16,6 +16,21 @@ DAMPING = 0.01
 _TRIES = 6
 _ROWS = 128
 """Rows of a matrix that are computed at once: temporaries stay small beside it."""
+
+
+def check_inputs(weight: Tensor, hessian: Tensor, where: str = "") -> None:
+    """Refuse a Hessian that is not of the inputs of a weight `[N, K]`: of another width, or not that of any inputs.
+
+    Raises:
+        IllegalFold: naming the weight.
+    """
+    columns, found = weight.shape[1], tuple(hessian.shape)
+    what = f"its Hessian is {list(found)}, and it has {columns} columns" if found != (columns, columns) else ""
+    if not what and bool((hessian.diag() < 0).any()):
+        what = "its Hessian has a negative diagonal, as no sum of squares of inputs has"
+    if what:
+        fix = "take the Hessian of what this layer reads, behind every transform (the sum of x^T x of its inputs)"
+        raise IllegalFold("a weight cannot be solved for other inputs", [Problem(where, what, fix)])
 
 
 def conditioned(hessian: Tensor, where: str = "", order: Tensor | None = None) -> Tensor:

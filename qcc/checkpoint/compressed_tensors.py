@@ -95,7 +95,18 @@ def write_compressed_tensors(entries: Sequence[Entry], source: Source, out: Path
     (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     for path in source.other_files():
         shutil.copyfile(path, out / path.name)
-    return messages
+    return messages + _mixed_groups(entries)
+
+
+def _mixed_groups(entries: Sequence[Entry]) -> list[str]:
+    """Say which layers that read one value are in different schemes, which programs that fuse them cannot take."""
+    members: dict[str, dict[str, _Scheme | None]] = {}
+    for entry in entries:
+        if entry.group:
+            scheme = _scheme(entry) if isinstance(entry.weight, QuantizedTensor) else None
+            members.setdefault(entry.group, {})[entry.name.removesuffix(".weight")] = scheme
+    mixed = [", ".join(schemes) for schemes in members.values() if len(set(schemes.values())) > 1]
+    return [f"{names}: read one value in different formats; vLLM, which fuses them, refuses that" for names in mixed]
 
 
 def _float_message(entry: Entry) -> str:

@@ -10,12 +10,15 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 
 from qcc.errors import CheckpointError, Problem, UnsupportedOp
+from qcc.ir.base import FUSE_GROUP
 from qcc.ir.kernel import contracts_of, origin_of, uses_of
+from qcc.ir.nn import LinearOp
 from qcc.ir.on_disk import Weight
 from qcc.ir.program import WeightOp
+from qcc.ir.quant import ContractOp
 from qcc.ir.store import WeightStore
 from qcc.ir.transform import AddLowrankOp, AddSparseOp, ExpandKOp, PermuteOp, RotateOp, ScaleAxisOp, SliceBitsOp
 from qcc.ir.types import type_of
@@ -83,7 +86,7 @@ class Entry:
     """One tensor of the checkpoint as the artifact has it.
 
     `is_layer` says that a quantized layer multiplies by it, `activations` in which format its input is; `is_read` that
-    something else reads it too (a table tied to the head).
+    something else reads it too (a table tied to the head). Layers of one `group` read one value.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Entry:
     is_layer: bool = False
     is_read: bool = False
     activations: QType | None = None
+    group: str = ""
 
 
 def entries_of(module: ModuleOp, store: WeightStore, source: Source) -> list[Entry]:
@@ -104,6 +108,7 @@ def entries_of(module: ModuleOp, store: WeightStore, source: Source) -> list[Ent
     keys = _keys(module)
     prefix = _prefix(source, keys)
     layers = {_key(op.weight): type_of(op.input).qtype for op in contracts_of(module)}
+    groups = _groups(module)
     readers = _other_readers(module)
     tied = bool(source.config.get("tie_word_embeddings"))
     found: list[Entry] = []
@@ -114,7 +119,7 @@ def entries_of(module: ModuleOp, store: WeightStore, source: Source) -> list[Ent
             problems.append(Problem(name, _why(candidates)))
             continue
         (key,) = candidates
-        found.append(Entry(name, store[key], key in layers, key in readers, layers.get(key)))
+        found.append(Entry(name, store[key], key in layers, key in readers, layers.get(key), groups.get(key, "")))
     if problems:
         raise UnsupportedOp(
             f"{len(problems)} tensors of the checkpoint are not in the artifact as the model's own code reads them",
@@ -159,6 +164,13 @@ def _keys(module: ModuleOp) -> dict[str, list[str]]:
             if op.key.data not in members:
                 members.append(op.key.data)
     return found
+
+
+def _groups(module: ModuleOp) -> dict[str, str]:
+    """Return the fuse groups of weights that layers multiply by, quantized or not."""
+    layers = [op for op in module.walk() if isinstance(op, ContractOp | LinearOp)]
+    noted = {_key(op.weight): op.attributes.get(FUSE_GROUP) for op in layers}
+    return {key: group.data for key, group in noted.items() if isinstance(group, StringAttr)}
 
 
 def _other_readers(module: ModuleOp) -> set[str]:

@@ -18,6 +18,9 @@ LOCATION = "at"
 LAYER = "layer"
 """Name of the attribute that keeps the name of a layer once its weight goes by another."""
 
+FUSE_GROUP = "fuse_group"
+"""Name of the attribute with the name of the group of layers that read one value."""
+
 SOLVER = "solver"
 """Name of the attribute that says how the codes of a weight are chosen, where it is not by rounding to nearest."""
 

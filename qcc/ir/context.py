@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from xdsl.context import Context
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qcc.ir.on_disk import Weight
+    from qcc.ir.plans import ContractCost
     from qcc.ir.store import WeightStore
     from qcc.numerics.tensor import QuantizedTensor
 
@@ -63,6 +64,14 @@ class Kept(Protocol):
         ...
 
 
+class Choices(Protocol):
+    """What transforms choose by the values they see: recorded, or given as an earlier compilation recorded it."""
+
+    def choose(self, user: str, count: int, make: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
+        """Give what a transform chooses for each of `count` places, by `make` or as recorded."""
+        ...
+
+
 def _silent(text: str) -> None:
     return None
 
@@ -75,7 +84,8 @@ class QccContext(Context):
     """An xDSL context that knows the dialect and carries the weights beside the text, and what runs samples.
 
     Passes that take long `say` what they do and `share` how much of it is done (None: nobody knows), and keep what they
-    have in `kept`, where there is such a thing.
+    have in `kept`, where there is such a thing. What they choose by values goes through `choices`, if there are any.
+    `costs` are what the target predicts for a contraction, by name.
     """
 
     def __init__(
@@ -85,6 +95,8 @@ class QccContext(Context):
         say: Callable[[str], None] = _silent,
         kept: Kept | None = None,
         share: Callable[[float | None], None] = _no_share,
+        choices: Choices | None = None,
+        costs: Mapping[str, ContractCost] | None = None,
     ) -> None:
         super().__init__()
         self.load_dialect(Builtin)
@@ -94,6 +106,8 @@ class QccContext(Context):
         self.say = say
         self.kept = kept
         self.share = share
+        self.choices = choices
+        self.costs = costs or {}
 
 
 def store_of(context: Context, user: str) -> WeightStore:
@@ -109,6 +123,15 @@ def store_of(context: Context, user: str) -> WeightStore:
             fix="put the weights next to the text as NAME.safetensors, or give --weights FILE",
         )
     return store
+
+
+def chosen(context: Context, user: str, count: int, make: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
+    """Give what a transform chooses for each of `count` places, in order: by `make`, unless the context has it.
+
+    Whatever looks at values of weights or samples is in `make`, which goes on after each place was rewritten.
+    """
+    choices = context.choices if isinstance(context, QccContext) else None
+    return make() if choices is None else choices.choose(user, count, make)
 
 
 def calibration_of(context: Context, user: str, fix: str) -> Calibration:

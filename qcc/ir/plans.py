@@ -17,10 +17,11 @@ taken to overlap: figures rank plans, they time nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from qcc.errors import Problem, QccError
+from qcc.ir.dims import product
 from qcc.ir.quant import Plan
 from qcc.ir.types import TensorType
 from qcc.numerics.qtype_bits import storage_bits
@@ -106,6 +107,22 @@ class PlanCost:
         words = [self.plan, f"weights={self.weights}", f"activations={self.activations}"]
         given = [one for one in fields(self)[3:] if getattr(self, one.name) != one.default]
         return " ".join([*words, *(f"{one.name}={getattr(self, one.name)!r}" for one in given)])
+
+
+ContractCost = Callable[[str, TensorType, TensorType], "float | str"]
+"""(name of a layer, its input, its weight) -> what the target predicts that it takes; a text says why it cannot be."""
+
+
+def latency_of(costs: Sequence[PlanCost], byte_cost: float, rows: int) -> ContractCost:
+    """Return what the cheapest plan of a contraction costs, in instructions, at `rows` rows where that is symbolic."""
+
+    def latency(layer: str, inputs: TensorType, weights: TensorType) -> float | str:
+        refusals = [(one, one.refusal(inputs, weights)) for one in costs]
+        count = product(inputs.shape[:-1]).constant or rows
+        possible = [one.cost(weights, count, byte_cost) for one, why in refusals if not why]
+        return min(possible) if possible else "; ".join(f"{one.plan}: {why}" for one, why in refusals)
+
+    return latency
 
 
 def group_columns(weights: TensorType) -> int:

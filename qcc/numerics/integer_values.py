@@ -62,6 +62,15 @@ def integer_range(qtype: QType) -> tuple[int, int]:
     return decode.minimum - offset.maximum, decode.maximum - offset.minimum
 
 
+def integer_domain(qtype: QType) -> list[int]:
+    """Return every integer that a code of a format may stand for, rising; `integer_factor` is not None."""
+    factor, (low, high) = integer_factor(qtype), integer_range(qtype)
+    assert factor is not None
+    if isinstance(qtype.decode, IntDecode):
+        return list(range(low, high + 1, 2 if factor == 0.5 else 1))
+    return sorted({round(value / factor) for value in _domain(qtype)})
+
+
 def integer_values(quantized: QuantizedTensor) -> torch.Tensor:
     """Return the integers of a tensor, int64 of its shape; the format has some (`integer_factor`)."""
     qtype, shape = quantized.qtype, quantized.shape

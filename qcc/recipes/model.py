@@ -218,9 +218,13 @@ class SmoothingOfNorms(_Strict):
 
 
 class Sorting(_Strict):
-    """Options of `permute`: whether channels are sorted by their largest activation or by their largest weight."""
+    """Options of `permute`: whether channels are sorted by their largest activation or by their largest weight.
+
+    `inputs` sorts what every layer reads, each in an order of its own, at run time, and leaves streams as they are.
+    """
 
     by: Literal["activations", "weights"] = "activations"
+    inputs: bool = False
 
 
 class Migration(_Strict):
@@ -280,15 +284,30 @@ class Override(_Strict):
 
 
 class Budget(_Strict):
-    """What the weights of all quantized layers may take, scales and zero points counted: one of the two."""
+    """What the weights of all quantized layers may take: one of the keys.
+
+    `bits_per_weight` and `bytes` count scales and zero points. `latency` is a share of what the target predicts for the
+    layers in the recipe's own `weights`; `lut`, `dsp` and `bram18` are resources of an FPGA, by the target's estimate.
+    """
 
     bits_per_weight: Annotated[float, Field(gt=0, le=64)] | None = None
     bytes: Annotated[int, Field(ge=1)] | None = None
+    latency: Annotated[float, Field(gt=0, le=64)] | None = None
+    lut: Annotated[int, Field(ge=0)] | None = None
+    dsp: Annotated[int, Field(ge=0)] | None = None
+    bram18: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def limit(self) -> tuple[str, float | int]:
+        """The key that is given, and the most that is allowed."""
+        (one,) = self.model_dump(exclude_none=True).items()
+        return one
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.bits_per_weight is None) == (self.bytes is None):
-            raise ValueError("a budget is either bits_per_weight or bytes: write one of them")
+        if len(self.model_dump(exclude_none=True)) != 1:
+            known = list(type(self).model_fields)
+            raise ValueError(f"a budget is one of {', '.join(known[:-1])} or {known[-1]}: write one of them")
         return self
 
 

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from qcc.report.model import REPORT, LayerReport, Report, Section
 SECTIONS = "sections.json"
 EXAMPLE_DATA = "the inputs that the model was exported with"
 FEW = 8
-"""Calibration samples that a compilation measures on."""
+"""Calibration samples that a compilation measures on, at most."""
 
 _SECTIONS = TypeAdapter(tuple[Section, ...])
 
@@ -41,8 +42,10 @@ class Subject:
 def report_where_cheap(subject: Subject, models: Models, example: Sample, calibration: SampleRun | None) -> Report:
     """Measure an artifact on its calibration, else on its example, if that is cheap; else say how to have it done."""
     samples = [example] if calibration is None else list(calibration.samples[:FEW])
-    if (macs := macs_of(models.module, example)) > CHEAP_MACS:
-        what = f"not measured when compiled, since one sample takes {macs / 1e9:.0f} billion multiply-adds"
+    macs = [macs_of(models.module, one) for one in samples]
+    samples = [one for one, taken in zip(samples, accumulate(macs), strict=True) if taken <= CHEAP_MACS]
+    if not samples:
+        what = f"not measured when compiled, since one sample takes {macs[0] / 1e9:.1f} billion multiply-adds"
         return make_report(subject, models.module, None, "", [f"{what}; `qcc report` measures with --data"])
     data = EXAMPLE_DATA if calibration is None else f"the calibration ({len(samples)} of its samples)"
     return make_report(subject, models.module, measure(models, samples), data, constant_note(samples))

@@ -53,6 +53,13 @@ def _in_groups_of_64(name: str) -> RecipeSource:
     return _changed(name, weights={"format": whole, "solver": weights.solver})
 
 
+def _in_blocks_of_32(name: str) -> RecipeSource:
+    """Return a recipe whose blocks of channels divide the 704 columns of the small Llama, 256 of which are 8 blocks."""
+    recipe = load_recipe(name)
+    inputs = recipe.activations.format.replace("128)", "32)")
+    return _changed(name, weights={"format": recipe.weights.format, "group": 32}, activations={"format": inputs})
+
+
 def _solved(name: str, **sections: object) -> RecipeSource:
     """Return a recipe whose weights, in the same format, are chosen by GPTQ under scales of least squared error."""
     weights = load_recipe(name).weights.model_dump(mode="json")
@@ -76,6 +83,10 @@ OF_THEIR_OWN: dict[str, RecipeSource] = {
     GROUPED_SOLVED: _solved("w8a8", activations=ACTIVATIONS),
     GROUPED_BOTH: _changed("w8a8", activations=ACTIVATIONS, weights={"format": "int8", "group": 32}),
     **{f"{name}, groups of 64": _in_groups_of_64(name) for name in WIDE_GROUPS},
+    "comet-w4a4, blocks of 32": _in_blocks_of_32("comet-w4a4"),
+    "comet-w4a4, blocks of 32, all of 4 bits": _changed(
+        "comet-w4a4", weights={"format": "int4", "group": 32}, activations={"format": "int4n | (1,32) f32 | dynamic"}
+    ),
     **{label: _float_tables(label) for label in BESIDE_PEERS},
     "quarot-w4a4, head in float": _head_in_float("quarot-w4a4"),
     "mergequant-w4a4, head in float": _head_in_float("mergequant-w4a4"),

@@ -6,62 +6,13 @@
  * one row rotate over more weights than the caches hold. Bursts of the kernel, of reading memory and of vpdpbusd
  * take turns, so that whatever else the machine does meets all three alike. */
 #define _GNU_SOURCE
-#include "qcc_runtime.h"
-
-#include <time.h>
-#if defined(__x86_64__) || defined(__i386__)
-#define X86 1
-#include <immintrin.h>
-#endif
+#include "machine.h"
 
 #define WEIGHT_BYTES ((int64_t)256 << 20) /* what products with one row rotate over */
 #define SCALE_BYTES ((int64_t)128 << 20)
-#define BURST 0.004 /* seconds of one turn */
-#define TURNS 2000
-
-/* Time of this process on one thread, which other processes do not prolong; of the clock on several. */
-static clockid_t used_clock = CLOCK_MONOTONIC;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(used_clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* Memory on 2 MB pages where the system grants them. */
-static void *memory(int64_t bytes) {
-    const size_t page = (size_t)2 << 20, size = ((size_t)bytes + page) / page * page;
-    void *p = aligned_alloc(page, size);
-    if (!p) exit(3);
-#ifdef MADV_HUGEPAGE
-    madvise(p, size, MADV_HUGEPAGE);
-#endif
-    memset(p, 0, size);
-    return p;
-}
-
-static uint64_t random_word(void) {
-    static uint64_t s = 88172645463325252u;
-    s ^= s << 13, s ^= s >> 7, s ^= s << 17;
-    return s;
-}
 
 static void fill(uint64_t *p, int64_t bytes) {
     for (int64_t i = 0; i < bytes / 8; i++) p[i] = random_word();
-}
-
-/* Numbers close to normal: the sum of 12 uniform ones. */
-static float *numbers(int64_t count) {
-    float *x = memory(count * 4);
-    for (int64_t i = 0; i < count; i++) {
-        int64_t sum = 0;
-        for (int j = 0; j < 3; j++) {
-            const uint64_t r = random_word();
-            for (int part = 0; part < 64; part += 16) sum += (int64_t)(r >> part & 0xffff);
-        }
-        x[i] = (float)(sum - 12 * 32768) / 65536.0f;
-    }
-    return x;
 }
 
 /* ---- Limits ----------------------------------------------------------------------------------- */
@@ -77,34 +28,9 @@ __attribute__((target("avx512f,avx512vnni"))) static double multiply(int64_t rou
                                    "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
     return (double)rounds * 16 * 128;
 }
-
-/* Two streams, as the kernels read two blocks of rows. */
-__attribute__((target("avx2"))) static uint64_t read_all(const uint8_t *p, int64_t bytes) {
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-    const uint8_t *q = p + bytes / 2;
-    for (int64_t i = 0; i < bytes / 2; i += 64) {
-        a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i *)(p + i)));
-        b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i *)(p + i + 32)));
-        c = _mm256_xor_si256(c, _mm256_load_si256((const __m256i *)(q + i)));
-        d = _mm256_xor_si256(d, _mm256_load_si256((const __m256i *)(q + i + 32)));
-    }
-    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
-    return (uint64_t)_mm256_extract_epi64(a, 0);
-}
 #else
 static double multiply(int64_t rounds) { return 0.0 * (double)rounds; }
-static uint64_t read_all(const uint8_t *p, int64_t bytes) {
-    uint64_t s[8] = {0}, word;
-    for (int64_t i = 0; i < bytes; i += 64)
-        for (int j = 0; j < 8; j++) {
-            memcpy(&word, p + i + 8 * j, sizeof word);
-            s[j] ^= word;
-        }
-    return s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7];
-}
 #endif
-
-static volatile uint64_t sink;
 
 /* Gop/s of vpdpbusd on all threads, 0 without the instruction. */
 static double peak(const qcc_kernels *kernels, int threads) {
@@ -116,20 +42,6 @@ static double peak(const qcc_kernels *kernels, int threads) {
 #endif
     for (int i = 0; i < threads; i++) operations += multiply(rounds);
     return operations / (now() - start) * 1e-9;
-}
-
-/* GB/s of reading the next piece of the weights on all threads. */
-static double reading(const uint8_t *weights, int threads, int64_t turn) {
-    const int64_t piece = (int64_t)64 << 20, part = piece / threads / 4096 * 4096;
-    const uint8_t *at = weights + turn % (WEIGHT_BYTES / piece) * piece;
-    uint64_t found = 0;
-    const double start = now();
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) reduction(^ : found)
-#endif
-    for (int i = 0; i < threads; i++) found ^= read_all(at + i * part, part);
-    sink = found;
-    return (double)(part * threads) / (now() - start) * 1e-9;
 }
 
 /* ---- Products --------------------------------------------------------------------------------- */
@@ -192,16 +104,6 @@ static void compute(product *p, const uint8_t *codes, const uint8_t *scales) {
     }
 }
 
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int64_t count) {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return values[count / 2];
-}
-
 /* Take turns until the time is up; print the medians. */
 static void measure(product *p, const uint8_t *weights, const uint8_t *scales, int64_t bytes, int64_t scale_bytes) {
     static double ms[TURNS], read[TURNS], dp[TURNS];
@@ -216,7 +118,7 @@ static void measure(product *p, const uint8_t *weights, const uint8_t *scales, i
         ms[count] = (now() - t) * 1e3 / (double)shares;
         if (count == 1) shares = 1 + (int64_t)(BURST * 1e3 / ms[1]);
         if (count < 2 || count % 2 == 0) continue;
-        read[turn] = reading(weights, j->threads, turn);
+        read[turn] = reading(weights, WEIGHT_BYTES, j->threads, turn);
         dp[turn++] = peak(p->kernels, j->threads);
     }
     printf("{\"ms\": %.5f, \"read_gbps\": %.2f, \"vnni_gops\": %.1f, \"isa\": \"%s\"}\n", median(ms + 2, count - 2),

@@ -109,6 +109,62 @@ def test_dry_run_builds_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(["bench"], "this benchmark"), (["report", "--data", "x.npz"], "measuring"), (["bisect"], "measuring")],
+)
+def test_what_does_not_fit_in_memory_is_refused(artifact: Path, tmp_path: Path, words: list[str], what: str) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 3, 64), np.float32))
+    run = qcc(words[0], artifact, *words[1:], "--memory-limit", "1MB", cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert f"{what} would take about" in run.stderr
+    assert "the memory limit is 1 MB" in run.stderr
+    if words[0] != "bench":
+        assert qcc(words[0], artifact, *words[1:], "--memory-limit", "64GB", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("words", ["recipes", "recipes w4a8", "report {}", "inspect {}", "inspect {} --json"])
+def test_a_pipe_that_is_closed_early_is_no_error(artifact: Path, words: str) -> None:
+    """As of `qcc report X | head -1`: nothing is said, and the code is that of a program which SIGPIPE ends."""
+    command = [sys.executable, "-m", "qcc.cli", *words.format(artifact).split()]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True, check=False)
+    finally:
+        os.close(write)
+    assert run.returncode == 141, run.stderr
+    assert "rror" not in run.stderr
+
+
+def test_what_the_system_refuses_is_told_by_file(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    run = qcc("run", artifact, "--input", f"x={tmp_path / 'x.npy'}", "--output", tmp_path / "file" / "below")
+    assert run.returncode == 2
+    np.save(tmp_path / "x.npy", np.zeros((3, 64), np.float32))
+    run = qcc("run", artifact, "--input", f"x={tmp_path / 'x.npy'}", "--output", tmp_path / "file" / "below")
+    assert run.returncode == 2
+    assert "Not a directory" in run.stderr
+    assert "defect" not in run.stderr
+    run = qcc("report", artifact, "--html", tmp_path / "nowhere" / "report.html")
+    assert run.returncode == 2
+    assert "there is no folder" in run.stderr
+
+
+def test_names_with_spaces_and_letters_of_any_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "my mödels ü"
+    folder.mkdir()
+    run = qcc("compile", "tiny:mlp", "--recipe", "w8a8", "-o", folder / "größe 1.qcc", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    np.save(folder / "the x.npy", np.zeros((3, 64), np.float32))
+    run = qcc("run", folder / "größe 1.qcc", "--input", f"x={folder / 'the x.npy'}", "--output", folder / "out put")
+    assert run.returncode == 0, run.stderr
+    assert len(list((folder / "out put").iterdir())) == 1
+    narrow = qcc("inspect", folder / "größe 1.qcc", NO_COLOR="1", COLUMNS="40", HOME="", LC_ALL="C")
+    assert narrow.returncode == 0, narrow.stderr
+    assert "\x1b" not in narrow.stdout
+
+
 def test_dump_ir_numbers_the_passes(tmp_path: Path) -> None:
     run = qcc("compile", "tiny:mlp", "-o", tmp_path / "m.qcc", "--dump-ir", tmp_path / "ir")
     assert run.returncode == 0, run.stderr

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.integer_backends import c_differences, hls_differences, integer_module
+from tests.hls_batches import build_batch, run_batch
+from tests.integer_backends import c_differences, hls_project, integer_module
 from tests.small_nets import Source, attention_layer, conv_net, depthwise, mlp
 
 RECIPES = ["fixed8", "fixed6", "w4a8-fixed", "ternary-fixed", "pow2-w4a8"]
@@ -26,37 +28,31 @@ def recipe(weights: str, activations: int) -> dict[str, Any]:
     }
 
 
-def agree(source: Source, formats: str | dict[str, Any], folder: Path, *, hls: bool = True) -> None:
+Case = tuple[Source, str | dict[str, Any]]
+
+
+def agree(cases: Sequence[Case], folder: Path) -> None:
     """Hold C, which gives out the sums of every product as well, and the simulation to the interpreter."""
-    model, example = source
-    with_sums = integer_module(model, example, formats, sums=True)
-    assert any(name.startswith("sums") for name in with_sums.wanted[0])
-    assert c_differences(with_sums, folder / "cpu") == []
-    if hls:
-        assert hls_differences(integer_module(model, example, formats), folder / "hls") == []
+    projects: list[Path] = []
+    for number, ((model, example), formats) in enumerate(cases):
+        with_sums = integer_module(model, example, formats, sums=True)
+        assert any(name.startswith("sums") for name in with_sums.wanted[0])
+        assert c_differences(with_sums, folder / f"cpu{number}") == [], f"case {number}"
+        projects.append(hls_project(integer_module(model, example, formats), folder / f"hls{number}"))
+    assert run_batch(build_batch(projects, "model", folder / "batch"), projects) == []
 
 
-CASES: dict[str, tuple[Source, str | dict[str, Any]]] = {
+CASES: dict[str, Case] = {
     "mlp": (mlp(3, 17, 9, 5), "fixed8"),
     "one row, two bits": (mlp(1, 33, 6, 3), recipe("int2 | row f32 mse", 3)),
     "depthwise": (depthwise(1, 6, 3, 4), "w4a8-fixed"),
     "residual": (conv_net(1, 5, 2, 6), "ternary-fixed"),
     "attention": (attention_layer(4, 8, 2, 12), "pow2-w4a8"),
 }
-FIRST = ("mlp", "residual")
-"""Cases whose simulation is always built, which takes seconds; the others wait for the second step of CI."""
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_c_gives_the_interpreters_integers(name: str, tmp_path: Path) -> None:
-    agree(*CASES[name], tmp_path, hls=False)
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
-def test_c_and_hls_give_the_interpreters_integers(name: str, tmp_path: Path) -> None:
-    agree(*CASES[name], tmp_path)
+def test_c_and_hls_give_the_interpreters_integers(tmp_path: Path) -> None:
+    agree(list(CASES.values()), tmp_path)
 
 
 def test_a_wrong_bit_is_found(tmp_path: Path) -> None:
@@ -67,6 +63,18 @@ def test_a_wrong_bit_is_found(tmp_path: Path) -> None:
     changed = replace(one, wanted=(one.wanted[0], {**one.wanted[1], name: wrong}, *one.wanted[2:]))
     assert c_differences(changed, tmp_path) == [f"frame 1: {name} of {list(wrong.shape)}"]
     assert not torch.equal(wrong, one.wanted[1][name])
+
+
+def test_a_wrong_bit_of_one_project_is_found(tmp_path: Path) -> None:
+    one = integer_module(*CASES["mlp"][0], "fixed8")
+    projects = [hls_project(one, tmp_path / str(number)) for number in range(3)]
+    gold = projects[1] / "tb" / "tb_gold.dat"
+    data = bytearray(gold.read_bytes())
+    data[-4] ^= 1
+    gold.write_bytes(bytes(data))
+    (found,) = run_batch(build_batch(projects, "model", tmp_path / "batch"), projects)
+    assert found.startswith("project 1: ")
+    assert "mismatches 1" in found
 
 
 @st.composite
@@ -98,14 +106,32 @@ def sources(draw: st.DrawFn) -> Source:
             return attention_layer(draw(st.integers(1, 6)), heads * draw(st.integers(1, 5)), heads, 7)
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(source=sources(), chosen=formats())
-def test_c_on_any_shape_and_width(source: Source, chosen: str | dict[str, Any], tmp_path: Path) -> None:
-    agree(source, chosen, Path(tempfile.mkdtemp(dir=tmp_path)), hls=False)
+def batches(size: int) -> st.SearchStrategy[list[Case]]:
+    """Networks with formats, no two alike, of which one program is made."""
+    cases = st.tuples(sources(), formats())
+    return st.lists(cases, min_size=size, max_size=size, unique_by=described)
+
+
+def described(case: Case) -> str:
+    (model, example), chosen = case
+    return f"{model} {[list(one.shape) for one in example.values()]} {chosen}"
+
+
+ONCE = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.large_base_example],
+    # every try to make a case smaller compiles a batch
+    phases=[Phase.explicit, Phase.generate],
+)
+
+
+@settings(ONCE, max_examples=2)
+@given(cases=batches(4))
+def test_c_and_hls_on_some_shapes_and_widths(cases: list[Case], tmp_path: Path) -> None:
+    agree(cases, Path(tempfile.mkdtemp(dir=tmp_path)))
 
 
 @pytest.mark.slow
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(source=sources(), chosen=formats())
-def test_c_and_hls_on_many_shapes_and_widths(source: Source, chosen: str | dict[str, Any], tmp_path: Path) -> None:
-    agree(source, chosen, Path(tempfile.mkdtemp(dir=tmp_path)))
+@settings(ONCE, max_examples=4)
+@given(cases=batches(10))
+def test_c_and_hls_on_many_shapes_and_widths(cases: list[Case], tmp_path: Path) -> None:
+    agree(cases, Path(tempfile.mkdtemp(dir=tmp_path)))

@@ -124,6 +124,23 @@ def test_mixed_recipes_become_groups_and_ignored_layers(folder: Path, tmp_path: 
     assert float((wanted - loaded(out)).abs().max()) <= 1e-4 * float(wanted.abs().max())
 
 
+def test_layers_that_others_fuse_are_named_where_their_formats_differ(folder: Path, tmp_path: Path) -> None:
+    recipe = {
+        "weights": {"format": "int4", "group": 32},
+        "overrides": [
+            {"match": "*.layers.0.self_attn.k_proj", "weights": {"format": "int8"}},
+            {"match": "*.layers.1.mlp.up_proj", "weights": {"format": "f32"}},
+        ],
+    }
+    compiled, out, messages = exported(folder, tmp_path, recipe)
+    fused = [line for line in messages if "which fuses them" in line]
+    assert [line.count("_proj") for line in fused] == [3, 2]
+    assert "layers.0.self_attn.k_proj" in fused[0]
+    assert "layers.1.mlp.gate_proj" in fused[1]
+    wanted = interpreted(compiled)  # which computes them apart, as transformers does
+    assert float((wanted - loaded(out)).abs().max()) <= 1e-4 * float(wanted.abs().max())
+
+
 def test_tied_heads_are_written_in_float_and_said(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     config = transformers.AutoConfig.from_pretrained(folder)

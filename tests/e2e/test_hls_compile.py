@@ -13,7 +13,6 @@ import torch
 
 import qcc
 from qcc.backends.hls.runtime import HlsProgram
-from qcc.errors import QccError, UnsupportedOp
 from tests.compiling import interpreter
 
 ROOT = Path(__file__).parents[2]
@@ -22,28 +21,6 @@ ROOT = Path(__file__).parents[2]
 def model() -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(10, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3)).eval()
-
-
-def wide() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(10, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
-
-
-class Running(torch.nn.Module):
-    """Something that has no form in integers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.running = Sums()
-        self.last = torch.nn.Linear(10, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.running(x))
-
-
-class Sums(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cumsum(torch.tanh(x), 1)
 
 
 def samples(count: int) -> list[tuple[torch.Tensor]]:
@@ -64,27 +41,6 @@ def test_every_recipe_of_integers_is_simulated_exactly(recipe: str, tmp_path: Pa
     for frame, found in zip(frames, program.run_frames(frames), strict=True):
         for name, wanted in oracle.run(frame).items():
             assert torch.equal(found[name].view(torch.int32), wanted.view(torch.int32))
-
-
-def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
-    calls, out = samples(4), tmp_path / "net"
-    dynamic = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    common = {"recipe": "fixed8", "target": "hls", "calibration": calls, "output": out}
-    with pytest.raises(UnsupportedOp, match=r"input '.*dynamic shape"):
-        qcc.compile(model(), (torch.randn(3, 10),), dynamic_shapes=dynamic, **common)
-    with pytest.raises(QccError, match="does not divide"):
-        qcc.compile(model(), calls[0], settings={"folding": "0=5x3"}, **common)
-    with pytest.raises(QccError, match="part"):
-        qcc.compile(model(), calls[0], settings={"part": "xc9"}, **common)
-    with pytest.raises(QccError, match="interface"):
-        qcc.compile(model(), calls[0], settings={"interface": "pcie"}, **common)
-    with pytest.raises(UnsupportedOp, match=r"cannot hold(.|\n)*use part"):
-        qcc.compile(wide(), calls[0], settings={"part": "xc7z020", "target_fps": "2e7"}, **common)
-    with pytest.raises(UnsupportedOp) as caught:
-        qcc.compile(Running(), calls[0], **common)
-    assert "running" in str(caught.value)
-    assert any(one.fix for one in caught.value.problems)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -79,4 +79,4 @@ def test_a_dry_run_refuses_what_compiling_refuses(tmp_path: Path, monkeypatch: p
     assert planned.value.problems == compiled.value.problems
     assert "a float input of f32" in str(planned.value)
     assert not (tmp_path / "no.qcc").exists()
-    assert plan_source("dry_net:mlp", Options(recipe="w4a8", target="triton")).quantized == 2
+    assert plan_source("dry_net:mlp", Options(recipe="w4a8", target="triton")).coverage.quantized == 2

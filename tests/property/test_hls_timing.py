@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import ceil
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcc.backends.hls.design import Design
-from qcc.backends.hls.folding import all_choices, fold_within, intervals, join
+from qcc.backends.hls.folding import all_choices, fold_within, intervals, join, slowest
 from qcc.backends.hls.rates import deepened, roomier
 from qcc.backends.hls.simulate import least_depths, run, with_depths
-from qcc.backends.hls.timing import Timing, predict
-from tests.hls_graphs import skip_graph
+from qcc.backends.hls.timing import Forecast, Timing, forecast
+from tests.hls_graphs import drawn_graph, skip_graph
 
-LONG = 12
-"""Frames of the longer runs."""
+LONG = 84
+"""Frames of the longer runs, after as many others: a multiple of nearly every pattern there is."""
 
 
-def measured(design: Design) -> float:
-    """Return the mean interval of a longer run."""
-    ends = run(design, {one.name: one.depth for one in design.fifos}, LONG, grow=False).ends
-    return (ends[-1] - ends[0]) / (LONG - 1)
+def measured(design: Design) -> Fraction:
+    """Return the mean interval of the later half of a longer run."""
+    ends = run(design, {one.name: one.depth for one in design.fifos}, 2 * LONG).ends
+    return Fraction(ends[-1] - ends[-1 - LONG], LONG)
 
 
 def designs(frames: int, buffered: int, buffers: int = 1) -> list[Design]:
@@ -31,27 +34,86 @@ def designs(frames: int, buffered: int, buffers: int = 1) -> list[Design]:
         folds = fold_within(graph, choices, interval)
         if folds is not None:
             plain = join(graph, folds)
-            sized = with_depths(plain, least_depths(plain))
+            sized = with_depths(plain, least_depths(plain).depths)
             deep = deepened(plain)
-            deep = with_depths(deep, least_depths(deep))
+            deep = with_depths(deep, least_depths(deep).depths)
             made += [sized, deep, roomier(deep, 1)]
     return made
 
 
+def predict(design: Design) -> Timing:
+    """Run frames until the interval is exact."""
+    return forecast(design).narrow()
+
+
 def bounded(design: Design) -> Timing:
     """Predict as for a design too large to run several frames of."""
-    return predict(design, most=0)
+    return forecast(design).narrow(most=0)
 
 
 @given(st.integers(1, 6), st.integers(1, 30), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_predicted_intervals_hold_in_longer_runs(frames: int, buffered: int, buffers: int) -> None:
+def test_predicted_intervals_are_those_of_longer_runs(frames: int, buffered: int, buffers: int) -> None:
     for design in designs(frames, buffered, buffers):
-        real, exact, bound = measured(design), predict(design), bounded(design)
-        assert (exact.bound, bound.bound) == (False, True)
-        assert exact.latency == bound.latency
-        assert design.interval <= real <= exact.interval <= 1.05 * real + 8
-        assert real <= bound.interval <= bound.latency
+        real, found, first = measured(design), predict(design), bounded(design)
+        assert not found.bound
+        assert design.interval <= found.interval == ceil(real)
+        assert found.latency == first.latency
+        assert design.interval == first.least <= real <= first.interval <= first.latency
+
+
+@given(st.integers(0, 10**6), st.sampled_from([6, 12]))
+@settings(max_examples=60, deadline=None)
+def test_intervals_of_skips_that_cross_hold_in_longer_runs(seed: int, count: int) -> None:
+    graph = drawn_graph(seed, count)
+    plain = join(graph, slowest(all_choices(graph, {}), graph))
+    sized = with_depths(plain, least_depths(plain).depths)
+    for design in (sized, roomier(sized, 2)):
+        real, found = measured(design), forecast(design)
+        found.narrow()
+        assert abs(real - found.upper) < 1
+        if LONG % found.upper.denominator == 0:
+            assert found.lower <= real <= found.upper
+        assert not found.timing.bound
+
+
+@given(st.integers(1, 4), st.integers(1, 20), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_every_frame_brings_the_bounds_closer(frames: int, buffered: int, buffers: int) -> None:
+    for design in designs(frames, buffered, buffers):
+        real, found = measured(design), forecast(design)
+        for _ in range(5):
+            before = (found.lower, found.upper)
+            assert found.lower <= real <= found.upper
+            found.step()
+            assert before[0] <= found.lower <= found.upper <= before[1]
+
+
+@given(st.integers(1, 4), st.integers(1, 20), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_the_run_that_sized_a_design_is_its_first_frame(frames: int, buffered: int, buffers: int) -> None:
+    graph = skip_graph(frames * buffered, buffered, buffers)
+    plain = join(graph, slowest(all_choices(graph, {}), graph))
+    for design in (plain, deepened(plain)):
+        found = least_depths(design)
+        sized = with_depths(design, found.depths)
+        if found.on_time:
+            assert Forecast(sized, found.work).narrow() == forecast(sized).narrow()
+
+
+def test_a_goal_ends_a_forecast_early() -> None:
+    design = designs(4, 20, 3)[0]
+    exact = predict(design).interval
+    for goal in (exact - 1, exact):
+        found = forecast(design)
+        assert (found.narrow(goal).interval <= goal) == (goal == exact)
+        assert found.frames <= forecast_frames(design)
+
+
+def forecast_frames(design: Design) -> int:
+    found = forecast(design)
+    found.narrow()
+    return found.frames
 
 
 def test_a_large_design_is_not_said_to_be_as_quick_as_its_busiest_unit() -> None:

@@ -109,13 +109,14 @@ def test_smoothing_moves_as_much_as_it_says(alpha: float) -> None:
     torch.testing.assert_close(smoothed, (before * columns) ** alpha)
 
 
-def test_dead_channels_stay_as_they_are() -> None:
+@pytest.mark.parametrize("last", [Qsm(INT4), FoldNorm()], ids=lambda one: one.name)
+def test_dead_channels_stay_as_they_are(last: ModulePass) -> None:
     module, store, inputs = blocks.block(blocks.Kind(tied=False, bias=False))
     for key in ("q.weight", "k.weight", "v.weight"):
         store[key] = store.tensor(key).clone().index_fill(1, torch.tensor([3]), 0.0)
     store["norm2.weight"] = store.tensor("norm2.weight").clone().index_fill(0, torch.tensor([5]), 0.0)
     before, gamma = outputs(module, store, inputs), store.tensor("norm1.weight")
-    run_passes([Smooth(), Qsm(INT4), FoldNorm()], QccContext(store, SampleRun([inputs])), module)
+    run_passes([Smooth(), last], QccContext(store, SampleRun([inputs])), module)
     assert relative(outputs(module, store, inputs), before) <= EXACT
     assert all(bool(torch.isfinite(store.tensor(key)).all()) for key in store)
     assert gamma[3] != 0

@@ -21,7 +21,7 @@ def runtime(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["int", "lookup", "float", "nd", "data"])
+@pytest.mark.parametrize("file", ["int", "lookup", "float", "nd", "data", "cache"])
 def test_no_access_out_of_bounds_and_no_undefined_behaviour(file: str):
     """Arrays come from malloc, so that reading one element past any of them is caught."""
     libraries = [runtime("libasan.so"), runtime("libubsan.so")] if shutil.which("gcc") else [""]

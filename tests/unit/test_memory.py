@@ -11,7 +11,17 @@ import torch
 import qcc
 from qcc import memory
 from qcc.errors import QccError
-from qcc.memory import Estimate, Step, available_bytes, parse_bytes, peak_bytes, refuse_beyond, resident_bytes
+from qcc.memory import (
+    Estimate,
+    Step,
+    available_bytes,
+    estimate_measure,
+    estimate_run,
+    parse_bytes,
+    peak_bytes,
+    refuse_beyond,
+    resident_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +84,26 @@ def test_a_compilation_beyond_the_limit_is_refused_before_it_starts(monkeypatch:
     monkeypatch.setattr("qcc.passes.solve_weights._solve", solved)
     with pytest.raises(QccError, match=r"this compilation would take about .* the memory limit is 1 MB"):
         qcc.compile(layer, (x,), recipe="w4", memory_limit="1MB")
+
+
+def test_values_that_a_call_holds_grow_with_its_sizes() -> None:
+    layers = torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 8)
+    compiled = qcc.compile(
+        torch.nn.Sequential(*layers),
+        (torch.zeros(2, 64),),
+        dynamic_shapes=({0: torch.export.Dim("rows")},),
+        recipe="w8",
+    )
+    (rows,) = compiled.program.symbol_ranges
+    small, large = (estimate_run(compiled.program, {rows: count}, 1000).step.bytes for count in (10, 1000))
+    assert large == 100 * small
+    assert large >= 1000 * (64 + 256) * 4
+    assert estimate_run(compiled.program, {rows: 1}, 1000).held == 1000
+
+
+def test_measuring_holds_what_layers_read_and_give() -> None:
+    layers = torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 8)
+    compiled = qcc.compile(torch.nn.Sequential(*layers), (torch.zeros(50, 64),), recipe="w8")
+    found = estimate_measure(compiled.module, [{"input": torch.zeros(50, 64)}])
+    assert found.held == 50 * (64 + 256 + 256 + 8) * 4
+    assert found.step.bytes >= 2 * 9 * 64 * 256

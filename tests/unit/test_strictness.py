@@ -88,7 +88,7 @@ def test_the_overrides_of_the_message_make_it_the_recipes_own_wish(tmp_path: Pat
     with pytest.raises(QccError) as caught:
         plan_source(f"{HERE}:convolutions", Options(recipe=rows, strict=True))
     pasted = yaml.safe_load(caught.value.fix.partition("\n")[2])
-    coverage = plan_source(f"{HERE}:convolutions", Options(recipe={**rows, **pasted}, strict=True))
+    coverage = plan_source(f"{HERE}:convolutions", Options(recipe={**rows, **pasted}, strict=True)).coverage
     assert (coverage.quantized, coverage.total) == (2, 4)
 
 
@@ -99,13 +99,13 @@ def test_what_torch_would_compute_is_named_for_triton_and_taken_by_the_cpu() -> 
     assert "qcc.attention is left to torch" in left
     # another view of a value is no computation, and what has a kernel is not left to anyone
     assert not any(name in left for name in ("qcc.reshape", "qcc.slice", "qcc.weight", "qcc.contract", "qcc.norm"))
-    assert plan_source(f"{HERE}:attention", Options(recipe="w8a8", strict=True)).quantized == 2
-    assert plan_source(f"{HERE}:attention", Options(recipe="w8a8", target="triton")).quantized == 2
+    assert plan_source(f"{HERE}:attention", Options(recipe="w8a8", strict=True)).coverage.quantized == 2
+    assert plan_source(f"{HERE}:attention", Options(recipe="w8a8", target="triton")).coverage.quantized == 2
 
 
 @pytest.mark.parametrize("target", ["cpu", "triton"])
 def test_what_falls_back_nowhere_is_taken(target: str) -> None:
-    coverage = plan_source(f"{HERE}:mlp", Options(recipe="w4a8", target=target, strict=True))
+    coverage = plan_source(f"{HERE}:mlp", Options(recipe="w4a8", target=target, strict=True)).coverage
     assert (coverage.quantized, coverage.total) == (2, 2)
 
 
@@ -125,7 +125,7 @@ def test_a_plan_is_refused_where_the_target_has_no_choice(monkeypatch: pytest.Mo
     monkeypatch.setitem(targets.TARGETS, "one", OnePlan)
     with pytest.raises(QccError, match="target one has one plan"):
         plan_source(f"{HERE}:mlp", Options(target="one", settings={"plan": "group_after"}))
-    assert plan_source(f"{HERE}:mlp", Options(target="one")).quantized == 2
+    assert plan_source(f"{HERE}:mlp", Options(target="one")).coverage.quantized == 2
 
 
 def test_a_compiler_without_openmp_is_a_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@
 #include "qcc_k_decode.h"
 #include "qcc_k_gemm.h"
 #include "qcc_k_linear.h"
+#include "qcc_k_cache_isa.h"
+#include "qcc_k_dots.h"
 #include "qcc_k_attention.h"
 #include "qcc_k_conv.h"
 #include "qcc_k_fixed_isa.h"
@@ -45,9 +47,9 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
     qcc_k_iota,
     qcc_k_index,
     qcc_k_gather,
-    qcc_k_cache_append,
-    qcc_k_cache_read,
-    qcc_k_cache_round,
+    QCC_FN(qcc_k_cache_append),
+    QCC_FN(qcc_k_cache_read),
+    QCC_FN(qcc_k_cache_round),
     qcc_k_encode,
     QCC_FN(qcc_k_requant),
     qcc_k_table_lookup,

@@ -189,32 +189,9 @@ static inline int64_t qcc_matmul_scratch(const qcc_matmul *a) {
     return (QCC_TILE_N + 12) * a->k * 4 + 2 * QCC_ALIGN;
 }
 
-/* Fused attention softmax(scale q k^T + mask) v; q [B,H,S,D], k [B,Hkv,T,D], v [B,Hkv,T,Dv],
- * out [B,H,S,Dv]. Strides are for (batch, head, position); the feature axis has stride 1. Head h
- * reads kv head h / (H / Hkv). Mask element (b,h,s,t) is at mask[b*ms0 + h*ms1 + s*ms2 + t*ms3]
- * (stride 0 broadcasts): f32 is added, boolean (u8) keeps where non-zero. With `causal`, key t is
- * seen by query s only if t <= s + causal_offset; keys behind it are not read. A row with every key
- * masked gives zeros, as torch's scaled_dot_product_attention does. Units: batch x head x block of
- * QCC_ATTENTION_BLOCK queries. */
-#define QCC_ATTENTION_BLOCK 128
-typedef struct {
-    const float *q, *k, *v;
-    float *out;
-    const void *mask; /* NULL: none */
-    int32_t mask_is_bool;
-    int32_t causal;
-    int64_t causal_offset;
-    int64_t batch, heads, kv_heads, queries, keys, dim, v_dim;
-    int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3], mask_stride[4];
-    float scale;
-} qcc_attention;
-static inline int64_t qcc_attention_units(const qcc_attention *a) {
-    return a->batch * a->heads * qcc_ceil_div(a->queries, QCC_ATTENTION_BLOCK);
-}
-static inline int64_t qcc_attention_scratch(const qcc_attention *a) {
-    int64_t keys = qcc_round_up(a->keys, 32);
-    return 4 * (keys * a->dim + keys * 12 + 32 * a->keys) + 4 * QCC_ALIGN;
-}
+#include "qcc_kernels_cache.h"
+
+#include "qcc_kernels_attention.h"
 
 /* 2-D convolution, NCHW x OIHW -> NCHW (1-D: height 1). w [out_channels][in_channels/groups][kh][kw]
  * unpacked; activation as in the epilogue. Units: batch x groups x tile of 32 output pixels, or
@@ -324,7 +301,6 @@ typedef struct {
 } qcc_embedding;
 static inline int64_t qcc_embedding_units(const qcc_embedding *a) { return a->count; }
 
-#include "qcc_kernels_cache.h"
 #include "qcc_kernels_tables.h"
 #include "qcc_kernels_integer.h"
 

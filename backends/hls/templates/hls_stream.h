@@ -13,7 +13,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <string>
 
 #ifdef QCC_BOUNDED
@@ -132,10 +131,41 @@ inline int depth_of(const std::string &name, int depth) {
 } // namespace qcc_sim
 #endif
 
+namespace qcc_sim {
+
+/* Tokens in a ring that doubles when it is full; a standard container takes compilers far longer. */
+template <class T> struct ring {
+  T *at = nullptr;
+  size_t first = 0, count = 0, room = 0; /* room is 0 or a power of two */
+
+  ~ring() { delete[] at; }
+
+  void push(const T &value) {
+    if (count == room) {
+      T *wider = new T[room ? 2 * room : 16];
+      for (size_t i = 0; i < count; i++) wider[i] = at[(first + i) & (room - 1)];
+      delete[] at;
+      at = wider;
+      room = room ? 2 * room : 16;
+      first = 0;
+    }
+    at[(first + count++) & (room - 1)] = value;
+  }
+
+  const T &pop() {
+    const T &value = at[first];
+    first = (first + 1) & (room - 1);
+    count--;
+    return value;
+  }
+};
+
+} // namespace qcc_sim
+
 namespace hls {
 
 template <class T, int DEPTH = 0> class stream {
-  std::deque<T> tokens;
+  qcc_sim::ring<T> tokens;
   std::string name;
   size_t most = 0;
 #ifdef QCC_BOUNDED
@@ -147,8 +177,8 @@ public:
   stream(const stream &) = delete;
   stream &operator=(const stream &) = delete;
 
-  bool empty() const { return tokens.empty(); }
-  size_t size() const { return tokens.size(); }
+  bool empty() const { return tokens.count == 0; }
+  size_t size() const { return tokens.count; }
   size_t max_size() const { return most; }
 
 #ifdef QCC_BOUNDED
@@ -156,14 +186,14 @@ public:
 
   void write(const T &value) {
     auto *region = qcc_sim::running();
-    while (region && tokens.size() >= depth) region->wait(this, "write (full)", name);
+    while (region && tokens.count >= depth) region->wait(this, "write (full)", name);
     push(value);
     if (region) region->wake(this);
   }
 
   T read() {
     auto *region = qcc_sim::running();
-    while (region && tokens.empty()) region->wait(this, "read (empty)", name);
+    while (region && tokens.count == 0) region->wait(this, "read (empty)", name);
     T value = pop();
     if (region) region->wake(this);
     return value;
@@ -177,18 +207,16 @@ public:
 
 private:
   void push(const T &value) {
-    tokens.push_back(value);
-    if (tokens.size() > most) most = tokens.size();
+    tokens.push(value);
+    if (tokens.count > most) most = tokens.count;
   }
 
   T pop() {
-    if (tokens.empty()) {
+    if (tokens.count == 0) {
       std::fprintf(stderr, "FIFO %s is read while empty: its producer must run first\n", name.c_str());
       std::exit(4);
     }
-    T value = tokens.front();
-    tokens.pop_front();
-    return value;
+    return tokens.pop();
   }
 };
 

@@ -29,25 +29,49 @@ template <int B, int W, class X, int P> inline ap_uint<W> give_beat(const vec<X,
   return data;
 }
 
-/* AXI4-Stream to tokens. A frame is TOKENS tokens, whatever TLAST says. */
-template <int TOKENS, int BEATS, int B, class X, int P, int W>
-void enter_stream(hls::stream<ap_axiu<W, 0, 0, 0>> &in, hls::stream<vec<X, P>> &out) {
+/* One beat from or to a port: the next word of an AXI4-Stream, or word number `at` of a buffer in memory. TLAST marks the
+   last beat of a frame that leaves; of one that enters it is not looked at, since a frame has a fixed number of words. */
+template <int W> inline ap_uint<W> port_read(hls::stream<ap_axiu<W, 0, 0, 0>> &port, int) {
+#pragma HLS INLINE
+  ap_axiu<W, 0, 0, 0> word = port.read();
+  return word.data;
+}
+template <int W> inline ap_uint<W> port_read(const ap_uint<W> *port, int at) {
+#pragma HLS INLINE
+  return port[at];
+}
+template <int B, class X, int P, int W>
+inline void port_write(hls::stream<ap_axiu<W, 0, 0, 0>> &port, int, const vec<X, P> &token, int beat, bool last) {
+#pragma HLS INLINE
+  ap_axiu<W, 0, 0, 0> word;
+  word.data = give_beat<B, W>(token, beat);
+  word.keep = -1;
+  word.strb = -1;
+  word.last = last;
+  port.write(word);
+}
+template <int B, class X, int P, int W>
+inline void port_write(ap_uint<W> *port, int at, const vec<X, P> &token, int beat, bool) {
+#pragma HLS INLINE
+  port[at] = give_beat<B, W>(token, beat);
+}
+
+/* A port to TOKENS tokens of BEATS beats; PORT is a reference to a stream, or a pointer. */
+template <class PORT, int TOKENS, int BEATS, int B, class X, int P> void enter(PORT port, hls::stream<vec<X, P>> &out) {
   vec<X, P> token;
 enter_tokens:
   for (int i = 0; i < TOKENS; i++) {
   enter_beats:
     for (int beat = 0; beat < BEATS; beat++) {
 #pragma HLS PIPELINE II=1
-      ap_axiu<W, 0, 0, 0> word = in.read();
-      take_beat<B>(token, word.data, beat);
+      take_beat<B>(token, port_read(port, i * BEATS + beat), beat);
       if (beat == BEATS - 1) out.write(token);
     }
   }
 }
 
-/* Tokens to AXI4-Stream; TLAST marks the last beat of a frame. */
-template <int TOKENS, int BEATS, int B, class X, int P, int W>
-void leave_stream(hls::stream<vec<X, P>> &in, hls::stream<ap_axiu<W, 0, 0, 0>> &out) {
+/* Tokens to a port. */
+template <class PORT, int TOKENS, int BEATS, int B, class X, int P> void leave(hls::stream<vec<X, P>> &in, PORT port) {
   vec<X, P> token;
 leave_tokens:
   for (int i = 0; i < TOKENS; i++) {
@@ -55,42 +79,7 @@ leave_tokens:
     for (int beat = 0; beat < BEATS; beat++) {
 #pragma HLS PIPELINE II=1
       if (beat == 0) token = in.read();
-      ap_axiu<W, 0, 0, 0> word;
-      word.data = give_beat<B, W>(token, beat);
-      word.keep = -1;
-      word.strb = -1;
-      word.last = i == TOKENS - 1 && beat == BEATS - 1;
-      out.write(word);
-    }
-  }
-}
-
-/* A buffer in memory to tokens. */
-template <int TOKENS, int BEATS, int B, class X, int P, int W>
-void enter_memory(const ap_uint<W> *memory, hls::stream<vec<X, P>> &out) {
-  vec<X, P> token;
-fetch_tokens:
-  for (int i = 0; i < TOKENS; i++) {
-  fetch_beats:
-    for (int beat = 0; beat < BEATS; beat++) {
-#pragma HLS PIPELINE II=1
-      take_beat<B>(token, memory[i * BEATS + beat], beat);
-      if (beat == BEATS - 1) out.write(token);
-    }
-  }
-}
-
-/* Tokens to a buffer in memory. */
-template <int TOKENS, int BEATS, int B, class X, int P, int W>
-void leave_memory(hls::stream<vec<X, P>> &in, ap_uint<W> *memory) {
-  vec<X, P> token;
-store_tokens:
-  for (int i = 0; i < TOKENS; i++) {
-  store_beats:
-    for (int beat = 0; beat < BEATS; beat++) {
-#pragma HLS PIPELINE II=1
-      if (beat == 0) token = in.read();
-      memory[i * BEATS + beat] = give_beat<B, W>(token, beat);
+      port_write<B>(port, i * BEATS + beat, token, beat, i == TOKENS - 1 && beat == BEATS - 1);
     }
   }
 }
