@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 from qcc.calibrate.statistics import ChannelStatistics, rows_of
+from qcc.errors import ShapeError
 from qcc.ir.context import chosen, store_of
 from qcc.ir.nn import LinearOp
 from qcc.ir.store import WeightStore
@@ -155,7 +156,11 @@ def best_scales(
     best, least = None, error(torch.ones(proof.size, dtype=torch.float64))
     for step in range(STEPS + 1):
         scales = over_classes(proof, bounded(scales_of(step / STEPS)))
-        if (found := error(scales)) < least:
+        try:
+            found = error(scales)
+        except ShapeError:
+            continue  # scaled so far apart, the weights have scales that their format cannot store
+        if found < least:
             best, least = scales, found
     return best
 
