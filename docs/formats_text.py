@@ -122,7 +122,7 @@ leaf: the leaf's codes are made from integers of magnitude p at most (QoQ).
 ### When, rounding, overflow
 
 `static` (not written) is for weights and for activations whose scales are known, `dynamic` computes scales from the
-values at hand, `dynamic_local` only those of the leaf under a static root.
+values at hand, `dynamic_local` only those of the leaf, under a static root or a static `select` by blocks of channels.
 
 Codes are rounded `rne` (not written: to nearest, ties to the even code), `half_up` and `half_down` (ties to the upper
 and the lower neighbour), `floor`, or `stochastic` with a seed. Values out of range `saturate` (not written), integers

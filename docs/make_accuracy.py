@@ -31,7 +31,7 @@ Bits count codes, scales and zero points of the layers that are quantized.
   see, read from an empty cache, through the interpreter. Samples: 32 windows of files that it saw.
 - **with outliers**: the same function with four channels behind every norm made 30 to 100 times larger, and the columns
   that read them smaller by as much; large language models have such channels.
-- **all-MiniLM-L6-v2**: 299 paragraphs of Python's language reference, through the compiled C where it takes the recipe.
+- **all-MiniLM-L6-v2**: 300 paragraphs of Python's language reference, through the compiled C where it takes the recipe.
   Mean cosine of the pooled embedding to the float model's; Spearman correlation of the cosines of all pairs of texts;
   share of texts whose nearest other text is the same. Samples: 32 other paragraphs.
 """
@@ -40,6 +40,14 @@ ABOUT_EXPECTATIONS = """\
 What is missed is listed as what is met. Losses are what perplexity is above that of float. A difference of 0.2 %
 between two recipes says little here: rounding done another way, with more error in the weights, can move perplexity as
 much either way. Papers leave the head of a decoder in float; recipes here quantize it, unless a row says otherwise.
+"""
+
+ABOUT_ROTATIONS = """\
+`mrgptq-mxfp4` and `mrgptq-nvfp4` rotate in blocks as wide as the groups of a scale, 32 and 16 columns, as their paper
+does (arXiv 2509.23202). A channel that is 100 times larger stays within its block: rotated, it fills all columns of it,
+and what the other channels of the block say is lost below the step of their shared scale. Rotations across all
+channels, as in `quarot-w4a4`, and a second code for the largest channels, as in `arcquant-nvfp4`, are what such
+outliers need.
 """
 
 PEER_HEAD = (
@@ -74,6 +82,10 @@ class Figures:
             KeyError: if it was not.
         """
         return self._own[model, recipe, metric]["value"]
+
+    def bits(self, model: str, recipe: str) -> float:
+        """Return the bits per weight of a decoder's layers; KeyError if it was not measured."""
+        return self._own[model, recipe, PERPLEXITY]["bits_per_weight"]
 
     def loss(self, model: str, recipe: str) -> float:
         """Return by how much of the float perplexity a recipe is above it; KeyError if it was not measured."""
@@ -137,11 +149,19 @@ EXPECTATIONS = (
     _beside("hlq-w2", "rtn-w2", LLAMA, "costs less than"),
     _beside("decoupleq-w2", "rtn-w2", LLAMA, "costs less than"),
     _beside("spqr-w3", "gptq-w3", LLAMA, "costs less than"),
+    Expectation(
+        f"`spqr-w3` at most 4 bits per weight, {LLAMA}",
+        lambda figures: f"{figures.bits(LLAMA, 'spqr-w3'):.3f}",
+        lambda figures: figures.bits(LLAMA, "spqr-w3") <= 4,
+    ),
     _beside("mixed-auto", "rtn-w4", LLAMA, "costs less than"),
     _beside("arcquant-nvfp4", "nvfp4", LLAMA, "costs less than"),
     _beside("arcquant-nvfp4", "nvfp4", OUTLIERS, "costs less than"),
+    _beside(
+        "comet-w4a4, blocks of 32", "comet-w4a4, blocks of 32, all of 4 bits", OUTLIERS, "costs at most a fifth of", 0.2
+    ),
     _cosine("gptq-w4a8", 0.987),
-    _cosine("w8a8, activations in groups of 32", 0.9993),
+    _cosine("w8a8 by GPTQ, activations in groups of 32", 0.9993),
     _cosine("w8a8, all in groups of 32", 0.9993),
 )
 
@@ -209,7 +229,7 @@ def document() -> str:
     figures = Figures(json.loads(MEASURED.read_text("utf-8")))
     parts = [HEAD]
     parts += ["## What papers and this project expect\n", ABOUT_EXPECTATIONS, _expectations(figures) + "\n"]
-    parts += ["## A decoder\n", _llama_table(figures) + "\n"]
+    parts += ["## A decoder\n", _llama_table(figures) + "\n", ABOUT_ROTATIONS]
     parts += ["## Beside other tools\n", ABOUT_PEERS]
     parts += [_peer_table(figures) + "\n", "## An encoder\n", _minilm_table(figures) + "\n"]
     return "\n".join(parts)

@@ -17,7 +17,7 @@ from xdsl.passes import ModulePass
 from qcc.passes.pipeline import lowering, planning, raising, solving, targeting
 from qcc.passes.table import PASSES
 from qcc.passes.transforms import transforming, transforming_codes
-from qcc.recipes.model import Recipe, Rotation, Transform
+from qcc.recipes.model import Recipe, Rotation, Sorting, Transform
 
 TARGET = Path(__file__).parent / "passes.md"
 
@@ -40,10 +40,15 @@ where it runs first.
 
 EVERY_ROTATION = Rotation(r1=True, r2=True, r3=True, r4=True, inputs=True)
 EVERY_TRANSFORM = Recipe(transforms=get_args(Transform), rotate=EVERY_ROTATION)
+SORTED_INPUTS = Recipe(transforms=("permute",), permute=Sorting(inputs=True))
 
 STAGES: tuple[tuple[str, str, Sequence[ModulePass]], ...] = (
     ("Raising", "What torch exported becomes canonical operations; the function stays the same.", raising()),
-    ("Transforms", "Folds that a recipe asks for (`transforms`).", transforming(EVERY_TRANSFORM)),
+    (
+        "Transforms",
+        "Folds that a recipe asks for (`transforms`).",
+        [*transforming(EVERY_TRANSFORM), *transforming(SORTED_INPUTS)],
+    ),
     (
         "Formats",
         "Layers get formats; for targets without floats all values do.",

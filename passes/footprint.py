@@ -3,7 +3,7 @@
 A solver that reads samples holds, for a weight `[N, K]`, the Hessian of its inputs and, one after the other,
 
     the inverse factor in the making      a matrix [K, K] and a copy of it that the factorization makes
-    the rounding under it                 the factor [K, K], the weight as float64, its codes
+    the rounding under it                 the factor [K, K], copies of the weight as float64, its codes
 
 all `[K, K]` in float64. Every other solver reads a weight part by part and holds its codes.
 """
@@ -63,7 +63,7 @@ def _solving(name: str, shape: tuple[int, ...], stored: int, solver: str) -> Sol
         return Solving(name, shape, solver, False, elements * (stored + 1) + 2 * held, held, elements * _SEARCH)
     square = columns * columns * _WIDE
     making = 3 * square + 4 * columns * min(columns, _ROWS)
-    rounding = 2 * square + elements * (_WIDE + 2)
+    rounding = 2 * square + elements * (_WIDE * SOLVERS[solver].copies + 2)
     after = square + elements * (4 + stored) + 2 * held
     work = elements * columns + 4 * columns**3 // 3 + elements * _SEARCH
     return Solving(name, shape, solver, True, elements * stored + max(making, rounding, after), held, work)

@@ -121,6 +121,12 @@ def _permute() -> type[ModulePass]:
     return Permute
 
 
+def _permute_inputs() -> type[ModulePass]:
+    from qcc.passes.permute_inputs import PermuteInputs
+
+    return PermuteInputs
+
+
 def _prove_overflow() -> type[ModulePass]:
     from qcc.passes.prove_overflow import ProveOverflow
 
@@ -261,6 +267,7 @@ PASSES: dict[str, Callable[[], type[ModulePass]]] = {
     "lower-integer": _lower_integer,
     "lower-transforms": _lower_transforms,
     "permute": _permute,
+    "permute-inputs": _permute_inputs,
     "prove-overflow": _prove_overflow,
     "qsm": _qsm,
     "quantize-cache": _quantize_cache,

@@ -17,6 +17,7 @@ from qcc.passes.expand_k import ExpandK
 from qcc.passes.fold_batch_norm import FoldBatchNorm
 from qcc.passes.fold_norm import FoldNorm
 from qcc.passes.permute import Permute
+from qcc.passes.permute_inputs import PermuteInputs
 from qcc.passes.qsm import Qsm
 from qcc.passes.residual_channels import ResidualChannels
 from qcc.passes.rotate_activations import RotateActivations
@@ -27,12 +28,12 @@ from qcc.passes.rotate_values import RotateValues
 from qcc.passes.round_folds import RoundFolds
 from qcc.passes.smooth import Smooth
 from qcc.passes.smooth_attention import SmoothAttention
-from qcc.recipes.model import Recipe, Transform
+from qcc.recipes.model import Recipe
 
 
 def transforming(recipe: Recipe) -> list[ModulePass]:
     """Return the passes of a recipe's transforms, whatever their order in the recipe."""
-    wanted = set(recipe.transforms)
+    wanted: set[str] = set(recipe.transforms)
     text, illegal = recipe.model_dump_json(), recipe.illegal_folds
     passes: list[ModulePass] = []
     rotates = "rotate" in wanted
@@ -40,13 +41,18 @@ def transforming(recipe: Recipe) -> list[ModulePass]:
         passes += _norms(recipe)
     if rotates:
         passes += _rotations(recipe)
-    later: list[tuple[Transform, ModulePass]] = [
-        ("permute", Permute(recipe.permute.by, illegal)),
+    sorting = recipe.permute
+    # scales change magnitudes, so inputs are sorted behind them
+    spaces = [] if sorting.inputs else [("permute", Permute(sorting.by, illegal))]
+    inputs = [("permute", PermuteInputs(sorting.by))] if sorting.inputs else []
+    later: list[tuple[str, ModulePass]] = [
+        *spaces,
         ("diagonal", DiagonalScale(text, illegal)),
         ("smooth", _smoothing(recipe, text)),
         ("awq", Awq(text, illegal)),
         ("smooth_attention", SmoothAttention(recipe.smooth_attention.alpha, illegal)),
         ("qsm", Qsm(text, recipe.qsm.clip, illegal)),
+        *inputs,
         ("expand_k", ExpandK(recipe.expand_k.share, recipe.expand_k.multiple, recipe.expand_k.drop)),
     ]
     passes += [one for name, one in later if name in wanted]

@@ -52,6 +52,7 @@ class CpuBackend(Backend):
             plans=frozenset(one.plan for one in COSTS),
             weight_bits=range(1, 9),
             activation_bits=range(2, 9),
+            decodes=(IntDecode, FloatDecode, TableDecode),
             weight_decodes=(IntDecode, FloatDecode, TableDecode, PlanesDecode, SelectDecode),
             epilogues=EPILOGUES,
             prologues=PROLOGUES,

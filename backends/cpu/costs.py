@@ -8,7 +8,7 @@ without vpdpbusd (AVX2 alone) the integer dot takes about twice as much, and loo
 
 from __future__ import annotations
 
-from qcc.ir.plans import FLOAT, PlanCost, Widths
+from qcc.ir.plans import ROUNDED, PlanCost, Widths
 
 ACCUMULATOR_BITS = 32
 """Width of the integer sums of a group."""
@@ -33,6 +33,6 @@ COSTS = (
         table_bytes=4.0,
     ),
     # decode: as above, then shuffle, subtract and multiply for 16 weights; mac: a broadcast and 2 of 16 lanes for 32
-    PlanCost("dequant_first", Widths(1, 8, codes=True), FLOAT, decode=0.22, mac=0.09, scale=0.4),
+    PlanCost("dequant_first", Widths(1, 8, codes=True), ROUNDED, decode=0.22, mac=0.09, scale=0.4),
 )
 """Plans from the preferred one on."""

@@ -25,6 +25,7 @@ from qcc.backends.cpu.qformat import (
     weight_group,
 )
 from qcc.backends.cpu.refusal import Refusal
+from qcc.backends.cpu.rounded_rows import round_rows, rounded
 from qcc.backends.cpu.statements import ContractCase, Pointer, Struct, Value
 from qcc.backends.cpu.views import ONE, Buffer, Rows, View, dense
 from qcc.backends.cpu.weights import quantized_digest, tensor_bytes
@@ -36,6 +37,7 @@ from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.types import TensorType, type_of
 from qcc.numerics.elements import ELEMENT_BYTES
 from qcc.numerics.qtype import QType
+from qcc.numerics.qtype_parts import IntDecode
 from qcc.numerics.quantize import dequantize, quantize
 from qcc.numerics.tensor import QuantizedTensor
 
@@ -69,6 +71,9 @@ def emit_quantize(low: Lowering, op: QuantizeOp) -> None:
         encode(low, op, source)
         return
     columns = columns_of(op.input)
+    if not isinstance(qtype.decode, IntDecode):
+        low.views[op.result] = round_rows(low, op, low.rows(source), columns)
+        return
     form = activation_format(qtype, columns)
     static = _static_scale(low, op, form)
     groups: dict[int, None] = {}
@@ -201,7 +206,7 @@ def emit_contract(low: Lowering, op: ContractOp) -> None:
     kind = type_of(op.input)
     m = product(kind.shape[:-1])
     lookup = by_lookup(op)
-    if kind.qtype is None:
+    if kind.qtype is None or rounded(low, origin_of(op.input)):
         if lookup:
             raise Refusal("looks up sums of an input that is not quantized", "quantize it, or plan dequant_first")
         rows = low.rows(low.view(op.input))
@@ -285,6 +290,9 @@ def emit_dequantize(low: Lowering, op: DequantizeOp) -> None:
     owner = value.owner
     if value in low.quantized or isinstance(owner, WeightOp):
         low.views[op.result] = dequantized_weight(low, value)
+        return
+    if rounded(low, value):
+        low.views[op.result] = low.views[value]
         return
     if value in low.plain_codes:
         decode(low, value, op.result)

@@ -23,11 +23,13 @@ from qcc.backends.cpu.lowering import Lowering
 from qcc.backends.cpu.pack import pack_float_weights
 from qcc.backends.cpu.qformat import activation_format, is_native, weight_group
 from qcc.backends.cpu.refusal import Refusal
+from qcc.backends.cpu.rounded_rows import rounded
 from qcc.backends.cpu.statements import Struct, Value
 from qcc.backends.cpu.views import Rows, View, dense
 from qcc.backends.cpu.weight_terms import Thin, terms_of
 from qcc.backends.cpu.weights import tensor_bytes
 from qcc.ir.dims import Dim, product, shape_of
+from qcc.ir.kernel import origin_of
 from qcc.ir.quant import ContractOp
 from qcc.ir.types import type_of
 from qcc.numerics.sparse import CompressedRows, Coordinates, DenseColumns, SparseTensor
@@ -51,12 +53,8 @@ class _Terms:
         self.low, self.op = low, op
         self.name, self.qtype, (self.n, self.k) = quantized_weight(low, op.weight)
         self.kind, self.terms = type_of(op.input), terms_of(weight_value(low, op.weight))
-        self.form = None if self.kind.qtype is None else activation_format(self.kind.qtype, self.k)
-        if self.form is not None and not self.terms.integers:
-            raise Refusal(
-                f"its weight '{self.qtype}' is decoded to floats, and its input is quantized",
-                "leave the activations of this layer in float",
-            )
+        as_floats = self.kind.qtype is None or rounded(low, origin_of(op.input))
+        self.form = None if as_floats or self.kind.qtype is None else activation_format(self.kind.qtype, self.k)
         self.bias = None if op.bias is None else low.contiguous(low.view(op.bias))
         self.count = product(self.kind.shape[:-1])
 
@@ -101,7 +99,7 @@ class _Terms:
     def _float_rows(self) -> Rows:
         if self.form is None:
             return self.low.rows(self.low.view(self.op.input))
-        group = weight_group(self.terms.integers[0].qtype, self.k, self.form)
+        group = weight_group(self.qtype, self.k, self.form)
         return self.low.rows(decoded_rows(self.low, codes_of(self.low, self.op, group), self.kind))
 
 

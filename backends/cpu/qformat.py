@@ -14,6 +14,7 @@ import torch
 
 from qcc.backends.cpu.pack import MAX_GROUP, PackedWeight, pack_weights
 from qcc.backends.cpu.refusal import Refusal
+from qcc.backends.cpu.rounding_formats import rounding_problem
 from qcc.numerics.levels import chain_product
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import FuseGroup, IntDecode, Rotate, expand_block, is_integer_dtype, is_whole
@@ -71,7 +72,9 @@ def activation_format(qtype: QType, columns: int) -> Activation:
 
 
 def activation_problem(qtype: QType) -> str:
-    """Say why the quantizing kernel cannot make a format, whatever the columns; empty where it can."""
+    """Say why no kernel can make a format, whatever the columns; empty where one can."""
+    if not isinstance(qtype.decode, IntDecode):
+        return rounding_problem(qtype)
     try:
         activation_format(qtype, 2**31)
     except Refusal as refusal:

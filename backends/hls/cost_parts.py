@@ -1,8 +1,9 @@
 """Pieces of the resource model.
 
-Look-up tables of a matrix-vector unit follow the published model of FINN (Blott et al., "FINN-R", arXiv 1809.04570);
-everything else counts one look-up table a bit of an adder and the widths of memories. All of it is an estimate: nothing
-here has seen a synthesis run.
+Look-up tables of products follow the published model of FINN (Blott et al., "FINN-R", arXiv 1809.04570); everything
+else counts one look-up table a bit of an adder and the widths of memories. What a matrix-vector unit and a
+requantization take beside that was fitted to counts of an open synthesizer (`tests/benchmarks/hls_rtl.py`); the rest
+has seen no synthesis.
 """
 
 from __future__ import annotations

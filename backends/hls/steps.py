@@ -85,8 +85,10 @@ class Requant:
         factor = width_of(0, int(np.abs(self.multiplier).max()))
         powers = bool((self.multiplier == 1).all())
         product = Cost() if powers else Cost(dsp=dsp_of_product(element.bits, factor))
-        shifter = 0.0 if len(self.shift) == 1 else wide * 2.5
-        return product + Cost(lut=wide + shifter, ff=wide)
+        # one shift is wires; the bits it leaves are clamped. Shifts by channel are chosen from, and so is what is added
+        left = wide - int(self.shift.min())
+        lut = float(left) if len(self.shift) == 1 else 2.5 * left + 1.5 * wide
+        return product + Cost(lut=lut, ff=wide)
 
     @property
     def channels(self) -> int:

@@ -119,11 +119,12 @@ class MatvecUnit(Stepped):
         dsp = 0 if cheap is not None else lanes * dsp_of_product(a, w)
         if cheap is None and w <= 4:
             product, dsp = lanes * lut_of_product(a, w), 0
-        tree = fold.pe * (fold.simd - 1) * (a + w + 2) + fold.pe * total
+        # an adder for each product; for each sum its register, the bias it begins with, and the way out
+        tree = fold.pe * (fold.simd - 1) * (a + w + 2) + 2.5 * fold.pe * total
         depth = self.depth(fold)
         rom = (0.0, 0.0) if self.streamed else memory_blocks(depth, lanes * w)
         rows = memory_blocks((self.tile if self.streamed else 1) * self.k // fold.simd, fold.simd * a)
-        body = Cost(300 + 1.1 * (product + tree) + rom[0] + rows[0], 2.0 * fold.pe * total, dsp, rom[1] + rows[1])
+        body = Cost(40 + product + tree + rom[0] + rows[0], 20 + 2.0 * fold.pe * total, dsp, rom[1] + rows[1])
         steps = self.steps.cost()
         return body + steps * fold.pe
 

@@ -11,31 +11,20 @@ coefficients, which are then fitted under the Hessian rather than to the weights
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from qcc.numerics.coding import decode
-from qcc.numerics.parts import working_dtype
 from qcc.numerics.qtype import QType
 from qcc.numerics.quantize import compute_qparams
 from qcc.numerics.sides import split_sides
 from qcc.numerics.tensor import Parameters, QuantizedTensor
-from qcc.passes.solvers.fit import fit_parameters
+from qcc.passes.solvers.choice import Choice, choice_of, refitted
 from qcc.passes.solvers.gptq import Feedback, round_with_feedback
-from qcc.passes.solvers.hessian import check_inputs, conditioned, output_loss
+from qcc.passes.solvers.hessian import check_inputs, conditioned
 from qcc.passes.solvers.rounding import searched_parameters, searched_type
 
 ROUNDS = 8
 _PROGRESS = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    codes: Tensor
-    parameters: Parameters
-    loss: float
 
 
 def solve(weight: Tensor, qtype: QType, hessian: Tensor | None, where: str = "") -> QuantizedTensor:
@@ -59,10 +48,10 @@ def solve(weight: Tensor, qtype: QType, hessian: Tensor | None, where: str = "")
     return QuantizedTensor(qtype, (weight.shape[0], weight.shape[1]), best.codes, best.parameters, sides)
 
 
-def _alternated(weight: Tensor, qtype: QType, best: _Choice, hessian: Tensor, feedback: Feedback) -> _Choice:
+def _alternated(weight: Tensor, qtype: QType, best: Choice, hessian: Tensor, feedback: Feedback) -> Choice:
     trial = best
     for _ in range(ROUNDS):
-        fitted = _fitted(weight, qtype, trial, hessian)
+        fitted = refitted(weight, qtype, trial, hessian)
         trial = _rounded(weight, qtype, fitted.parameters, hessian, feedback)
         before, best = best.loss, min(best, fitted, trial, key=lambda choice: choice.loss)
         if best.loss >= before * (1 - _PROGRESS):
@@ -70,16 +59,6 @@ def _alternated(weight: Tensor, qtype: QType, best: _Choice, hessian: Tensor, fe
     return best
 
 
-def _fitted(weight: Tensor, qtype: QType, choice: _Choice, hessian: Tensor) -> _Choice:
-    parameters = fit_parameters(weight, qtype, choice.codes, choice.parameters, hessian)
-    return _choice(weight, qtype, choice.codes, parameters, hessian)
-
-
-def _rounded(weight: Tensor, qtype: QType, parameters: Parameters, hessian: Tensor, feedback: Feedback) -> _Choice:
+def _rounded(weight: Tensor, qtype: QType, parameters: Parameters, hessian: Tensor, feedback: Feedback) -> Choice:
     codes = round_with_feedback(weight, qtype, parameters, feedback)
-    return _choice(weight, qtype, codes, parameters, hessian)
-
-
-def _choice(weight: Tensor, qtype: QType, codes: Tensor, parameters: Parameters, hessian: Tensor) -> _Choice:
-    values = decode(codes, qtype, parameters, working_dtype(weight))
-    return _Choice(codes, parameters, output_loss(weight.double() - values, hessian))
+    return choice_of(weight, qtype, codes, parameters, hessian)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from qcc.numerics.qtype import QType
-from qcc.numerics.qtype_parts import IntDecode, LowRank, PlanesDecode, Sparse
+from qcc.numerics.qtype_parts import LowRank, Sparse
 from qcc.numerics.stored_parts import side_parts
+from qcc.passes.solvers.problems import any_format, no_planes, not_apart, not_linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,13 +27,15 @@ SolveAround = Callable[["Tensor", "Tensor", QType, "Tensor", str], "tuple[Quanti
 class Solver:
     """How to get at a solver, whether it reads calibration samples, and what it cannot do with a format.
 
-    `load_around` is for solvers that let outliers make up for what codes lost.
+    `load_around` is for solvers that let outliers make up for what codes lost; `copies` of a weight in float64 are
+    alive at once beside its codes in a solver that reads samples.
     """
 
     load: Callable[[], Solve]
     reads_samples: bool
     problem: Callable[[QType], str]
     load_around: Callable[[], SolveAround] | None = None
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,48 +92,26 @@ def _decoupleq() -> Solve:
     return solve
 
 
-def _any(qtype: QType) -> str:
-    return ""
+def _descent() -> Solve:
+    from qcc.passes.solvers.descent import solve
+
+    return solve
 
 
-def _columns_apart(qtype: QType) -> str:
-    if qtype.layout == "ovp":
-        return "codes columns in pairs, and this solver codes one after another"
-    if found := [str(side) for side in side_parts(qtype) if not isinstance(side, Sparse | LowRank)]:
-        return f"has side tensors ({', '.join(found)}), which this solver does not know"
-    return ""
+def _descent_around() -> SolveAround:
+    from qcc.passes.solvers.descent import descent_around
 
-
-def _linear(qtype: QType) -> str:
-    if reason := _columns_apart(qtype):
-        return reason
-    decode = qtype.decode
-    integers = isinstance(decode, IntDecode) and (qtype.zero is None or qtype.zero.kind in ("pre", "post"))
-    planes = isinstance(decode, PlanesDecode)
-    fitted = len(qtype.levels) == 1 and qtype.levels[0].dtype in ("f32", "f16", "bf16")
-    plain = qtype.zero is None or not qtype.zero.levels
-    if not (integers or planes) or not fitted or not plain:
-        return "is not linear in one level of float scales: write integers or digit planes with f16 or f32 scales"
-    return ""
-
-
-def _planes(digits: str) -> Callable[[QType], str]:
-    def problem(qtype: QType) -> str:
-        decode = qtype.decode
-        if isinstance(decode, PlanesDecode) and decode.digits == digits and decode.coefficients == "free":
-            return ""
-        return f"has no digit planes {digits} with free coefficients: write planes(k, {digits}, free) | (1,128) f16"
-
-    return problem
+    return descent_around
 
 
 SOLVERS: dict[str, Solver] = {
-    "rtn": Solver(_rtn, reads_samples=False, problem=_any),
-    "mse": Solver(_mse, reads_samples=False, problem=_any),
-    "gptq": Solver(_gptq, reads_samples=True, problem=_columns_apart, load_around=_gptq_around),
-    "decoupleq": Solver(_decoupleq, reads_samples=True, problem=_linear),
+    "rtn": Solver(_rtn, reads_samples=False, problem=any_format),
+    "mse": Solver(_mse, reads_samples=False, problem=any_format),
+    "gptq": Solver(_gptq, reads_samples=True, problem=not_apart, load_around=_gptq_around),
+    "descent": Solver(_descent, reads_samples=True, problem=not_apart, load_around=_descent_around, copies=4),
+    "decoupleq": Solver(_decoupleq, reads_samples=True, problem=not_linear),
     # planes with free coefficients are fitted by alternation wherever they are encoded
-    "hlq": Solver(_rtn, reads_samples=False, problem=_planes("01")),
-    "tritplanes": Solver(_rtn, reads_samples=False, problem=_planes("-101")),
+    "hlq": Solver(_rtn, reads_samples=False, problem=no_planes("01")),
+    "tritplanes": Solver(_rtn, reads_samples=False, problem=no_planes("-101")),
 }
 """Name in a recipe -> solver."""

@@ -17,6 +17,7 @@ from qcc.numerics.blocks import reduce_blocks, spread_blocks, total
 from qcc.numerics.coding import decode, encode
 from qcc.numerics.named_tensors import named_parameters
 from qcc.numerics.parameters import Statistics, parameters_of
+from qcc.numerics.parts import Parts
 from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import (
     Block,
@@ -28,14 +29,16 @@ from qcc.numerics.qtype_parts import (
     TableDecode,
     expand_block,
 )
-from qcc.numerics.search import EXPONENT_FACTORS, FACTORS
-from qcc.numerics.stored_parts import StoredPart, parameter_parts, root_parts
+from qcc.numerics.search import EXPONENT_FACTORS, FACTORS, chosen_by_shares
+from qcc.numerics.stored_parts import SELECTOR, StoredPart, parameter_parts, static_parts
 from qcc.numerics.tensor import Parameters
 
 
 def static_problem(qtype: QType, rank: int) -> str:
     """Say why a format cannot have static parameters for values of `rank` axes; empty where it can."""
     decode_ = qtype.decode
+    if isinstance(decode_, SelectDecode) and [part.role for part in _given(qtype)] == ["selector"]:
+        return "" if decode_.fractions else "has no shares, which say how many blocks take each decode"
     if isinstance(decode_, SelectDecode) or (isinstance(decode_, TableDecode) and decode_.selector is not None):
         return "chooses a decode for every block, which no calibration can know"
     if isinstance(decode_, PlanesDecode) and decode_.coefficients == "free":
@@ -51,8 +54,8 @@ def static_problem(qtype: QType, rank: int) -> str:
 
 
 def _given(qtype: QType) -> tuple[StoredPart, ...]:
-    """Return the parts that are static: all, or the scales above the leaf of a `dynamic_local` format."""
-    return root_parts(qtype) if qtype.when == "dynamic_local" else parameter_parts(qtype)
+    """Return the parts that are static: all, or what a `dynamic_local` format leaves to calibration."""
+    return static_parts(qtype) if qtype.when == "dynamic_local" else parameter_parts(qtype)
 
 
 class StaticRange:
@@ -83,8 +86,12 @@ class StaticRange:
     def parameters(self) -> dict[str, Tensor]:
         """Return the parameters by the names of their parts, on grids of `rank` axes, in their stored dtypes.
 
-        For a `dynamic_local` format these are the scales above the leaf.
+        For a `dynamic_local` format these are the scales above the leaf, or the selector, which gives the wider decodes
+        to the blocks of channels whose largest magnitude is the largest.
         """
+        if isinstance(kind := self.qtype.decode, SelectDecode):
+            chosen = chosen_by_shares(Parts.whole(self.channels.amax[None]), kind)
+            return {SELECTOR: chosen.reshape(*(1,) * (self.rank - 1), -1).to(torch.uint8)}
         unit = self._unit_type()
         statistics = self._statistics(unit)
         factors = self._searched(unit, statistics)

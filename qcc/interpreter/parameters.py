@@ -17,7 +17,7 @@ from qcc.numerics.qtype import QType
 from qcc.numerics.qtype_parts import IntDecode, is_integer_dtype
 from qcc.numerics.quantize import compute_qparams, quantize
 from qcc.numerics.sides import split_sides
-from qcc.numerics.stored_parts import StoredPart, choices, parameter_parts, root_parts
+from qcc.numerics.stored_parts import SELECTOR, StoredPart, choices, parameter_parts, root_parts, static_parts
 from qcc.numerics.tensor import Parameters, QuantizedTensor
 
 
@@ -54,6 +54,14 @@ def computed_parameters(op: Operation, value: torch.Tensor, qtype: QType, roots:
     return compute_qparams(rest, qtype, where, roots=stored_roots(op, qtype, roots))
 
 
+def _local_parameters(op: Operation, value: torch.Tensor, qtype: QType, given: Sequence[torch.Tensor]) -> Parameters:
+    """Compute what a `dynamic_local` format leaves to the values, under what is given."""
+    held = _stored(op, qtype, static_parts(qtype), given)
+    selector, where = held.pop(SELECTOR, None), location_of(op) or op.name
+    rest = split_sides(value, qtype.sides, where)[0] if qtype.sides else value
+    return compute_qparams(rest, qtype, where, roots=tuple(held.values()), selector=selector)
+
+
 def quantize_given(op: Operation, value: torch.Tensor, qtype: QType, given: Sequence[torch.Tensor]) -> QuantizedTensor:
     """Encode a tensor under the parameters that are given, computing those that are not.
 
@@ -64,7 +72,7 @@ def quantize_given(op: Operation, value: torch.Tensor, qtype: QType, given: Sequ
     if not given:
         return quantize(value, qtype, where=where)
     if qtype.when == "dynamic_local":
-        return quantize(value, qtype, computed_parameters(op, value, qtype, given), where=where)
+        return quantize(value, qtype, _local_parameters(op, value, qtype, given), where=where)
     return quantize(value, qtype, stored_parameters(op, qtype, given), where=where)
 
 

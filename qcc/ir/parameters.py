@@ -15,7 +15,7 @@ from qcc.ir.base import refuse
 from qcc.ir.dims import Dim, Shape
 from qcc.ir.types import TensorType, tensor, type_of
 from qcc.numerics.qtype import QType
-from qcc.numerics.stored_parts import StoredPart, parameter_parts, root_parts
+from qcc.numerics.stored_parts import StoredPart, parameter_parts, static_parts
 
 
 def block_grid(shape: Shape, block: Sequence[int]) -> Shape:
@@ -41,12 +41,12 @@ def parameter_types(shape: Shape, qtype: QType) -> list[TensorType]:
 
 
 def given_parts(qtype: QType) -> tuple[StoredPart, ...]:
-    """Return what may be given to an operation that quantizes: all, or the static roots of a `dynamic_local` format."""
-    return root_parts(qtype) if qtype.when == "dynamic_local" else parameter_parts(qtype)
+    """Return what may be given to an operation that quantizes: all, or what is static in a `dynamic_local` format."""
+    return static_parts(qtype) if qtype.when == "dynamic_local" else parameter_parts(qtype)
 
 
 def check_given(op: Operation, shape: Shape, qtype: QType, values: Sequence[SSAValue]) -> None:
-    """Refuse given parameters that are not those of the format, and a `dynamic_local` format without its roots."""
+    """Refuse given parameters that are not those of the format, and a `dynamic_local` format without what is static."""
     if values or qtype.when == "dynamic_local":
         check_parameters(op, shape, qtype, given_parts(qtype), values)
 

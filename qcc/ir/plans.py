@@ -30,34 +30,41 @@ from qcc.numerics.qtype_parts import IntDecode, expand_block
 
 @dataclass(frozen=True)
 class Widths:
-    """Which tensors a plan takes: integer codes of `low` to `high` bits, with `codes` any codes of these widths, and
-    plain floats where `high` is 0."""
+    """Which tensors a plan takes: integer codes of `low` to `high` bits, with `codes` any codes of these widths, plain
+    floats where `high` is 0, and with `rounded` codes that are no integers besides."""
 
     low: int
     high: int
     codes: bool = False
+    rounded: bool = False
 
     def takes(self, kind: TensorType) -> bool:
         """Say whether a tensor is one of these."""
         if kind.qtype is None:
             return self.high == 0
+        if self.rounded:
+            return not isinstance(kind.qtype.decode, IntDecode)
         integers = self.codes or isinstance(kind.qtype.decode, IntDecode)
         return integers and self.low <= kind.qtype.decode.bits <= self.high
 
     @staticmethod
     def parse(text: str) -> Widths:
-        """Read `1-8`, `4`, `codes1-8` or `float`; raises ValueError."""
-        if text == "float":
-            return FLOAT
+        """Read `1-8`, `4`, `codes1-8`, `float` or `rounded`; raises ValueError."""
+        if text in ("float", "rounded"):
+            return FLOAT if text == "float" else ROUNDED
         low, _, high = text.removeprefix("codes").partition("-")
         return Widths(int(low), int(high or low), text.startswith("codes"))
 
     def __str__(self) -> str:
-        return "float" if self.high == 0 else f"{'codes' if self.codes else ''}{self.low}-{self.high}"
+        if self.high == 0:
+            return "rounded" if self.rounded else "float"
+        return f"{'codes' if self.codes else ''}{self.low}-{self.high}"
 
 
 FLOAT = Widths(0, 0)
 """Plain floats."""
+ROUNDED = Widths(0, 0, rounded=True)
+"""Plain floats, and codes that are no integers."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class QuantizeOp(QccOperation):
 
     The format's parameters, in its order (scales leaf to root, offset, zero points leaf to root, their offset,
     selector), are given, as for static activations, or computed from the values at hand (dynamic, weights, and
-    whatever is not calibrated yet). A `dynamic_local` format is given the scales above its leaf and computes the rest.
+    whatever is not calibrated yet). A `dynamic_local` format is given the scales above its leaf, and
+    the selector of a `select` by blocks of channels, and computes the rest.
     """
 
     name = "qcc.quantize"

@@ -141,7 +141,9 @@ def member_types(qtype: QType) -> tuple[QType, ...]:
     """Give the types among which a selector chooses: one for each decode, or for each table."""
     decode = qtype.decode
     if isinstance(decode, SelectDecode):
-        return tuple(replace(qtype, decode=option) for option in decode.options)
+        # what is static beside the leaf is the choice itself, which a member has not
+        when = "dynamic" if qtype.when == "dynamic_local" else qtype.when
+        return tuple(replace(qtype, decode=option, when=when) for option in decode.options)
     assert isinstance(decode, TableDecode)
     return tuple(replace(qtype, decode=TableDecode((table,), decode.name)) for table in decode.tables)
 

@@ -56,8 +56,9 @@ def type_problems(
     yield from levels_problems(levels, "level")
     if not levels and not _may_be_unscaled(decode):
         yield "integer codes and digit planes need at least one scale level"
-    if when == "dynamic_local" and len(levels) < 2:
-        yield "dynamic_local needs a static root level above the dynamic leaf, so at least two levels"
+    if when == "dynamic_local" and len(levels) < 2 and not _is_chosen_by_channels(decode):
+        what = "a static root level above the dynamic leaf, so at least two levels"
+        yield f"dynamic_local needs {what}, or a select by blocks of channels, as by u1 (-1,128)"
     if zero is not None:
         yield from _zero_problems(zero, decode, grid, levels)
     yield from chain_problems(decode, levels, zero)
@@ -66,6 +67,10 @@ def type_problems(
         yield from _side_problems(side, decode)
     kinds = [type(side) for side in sides]
     yield from (f"more than one side entry {kind.__name__}" for kind in set(kinds) if kinds.count(kind) > 1)
+
+
+def _is_chosen_by_channels(decode: Decode) -> bool:
+    return isinstance(decode, SelectDecode) and decode.selector.block[:-1] == (-1,)
 
 
 def is_fixed_point(levels: tuple[Level, ...]) -> bool:

@@ -39,7 +39,9 @@ from qcc.numerics.slicing import slice_codes
 from qcc.numerics.tensor import Parameters, QuantizedTensor, code_dtype, parameter_problems, stored_dtype
 
 
-def compute_qparams(x: Tensor, qtype: QType, where: str = "", *, roots: tuple[Tensor, ...] = ()) -> Parameters:
+def compute_qparams(
+    x: Tensor, qtype: QType, where: str = "", *, roots: tuple[Tensor, ...] = (), selector: Tensor | None = None
+) -> Parameters:
     """Compute the scales (leaf to root, in their stored dtypes), zero point and selector of `x`.
 
     With q0..q1 the range of codes and one level of scales:
@@ -52,7 +54,8 @@ def compute_qparams(x: Tensor, qtype: QType, where: str = "", *, roots: tuple[Te
 
     With several levels the scales above are what the product of all should be: see `build_chain`. Under a
     protective range p (QoQ), root = max|x| / p, and the leaf's parameters are computed from the integers
-    clamp(rne(x / root), -p, p). Given `roots` (the levels above the leaf, as for `dynamic_local`) stay.
+    clamp(rne(x / root), -p, p). Given `roots` (the levels above the leaf, as for `dynamic_local`) stay, and
+    so does a given `selector`.
 
     A dynamic type lets NaN and infinity through to the scale. `where` names the tensor in errors.
 
@@ -66,7 +69,7 @@ def compute_qparams(x: Tensor, qtype: QType, where: str = "", *, roots: tuple[Te
         raise ShapeError(f"{where or 'a tensor'} of shape {tuple(x.shape)} has {what} to quantize")
     if qtype.when == "static":
         check_finite(x, where)
-    parameters = _parameters(x, qtype, roots)
+    parameters = _parameters(x, qtype, roots, selector)
     if qtype.when == "static":
         _check_parameters(parameters, qtype, where)
     return parameters
@@ -220,10 +223,10 @@ def _with_factors(x: Tensor, quantized: QuantizedTensor, where: str) -> StoredSi
     return sides
 
 
-def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameters:
+def _parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...], selector: Tensor | None) -> Parameters:
     decode = qtype.decode
     if isinstance(decode, SelectDecode) or (isinstance(decode, TableDecode) and decode.selector is not None):
-        return selected_parameters(x, qtype, roots)
+        return selected_parameters(x, qtype, roots, selector)
     if isinstance(decode, PlanesDecode) and decode.coefficients == "free":
         return _plane_parameters(x, qtype, decode)
     statistics = statistics_of(Parts(x, tuple(row_slices(qtype, tuple(x.shape)))), qtype, roots)

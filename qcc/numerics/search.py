@@ -81,11 +81,12 @@ def _factors(qtype: QType, level: Level) -> tuple[float, ...]:
     return EXPONENT_FACTORS if level.dtype in ("e8m0", "pow2") else FACTORS
 
 
-def selected_parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> Parameters:
+def selected_parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...], given: Tensor | None = None) -> Parameters:
     """Choose a member for every block of the selector, then compute the parameters of that choice.
 
     Tables are chosen by the squared error each leaves (BitMoD, arXiv 2411.11745). Decodes with shares go by
-    the range of a block: the widest decodes to the blocks of largest range, as many as their share.
+    the range of a block: the widest decodes to the blocks of largest range, as many as their share. A choice that is
+    `given`, integers on the grid of the selector, stays.
     """
     shape, kind = tuple(x.shape), qtype.decode
     assert isinstance(kind, TableDecode | SelectDecode)
@@ -93,13 +94,15 @@ def selected_parameters(x: Tensor, qtype: QType, roots: tuple[Tensor, ...]) -> P
     members = member_types(qtype)
     statistics = statistics_of(_parts(x, qtype), qtype, roots)
     factors = [searched_factors(x, member, statistics) for member in members]
-    if isinstance(kind, TableDecode):
+    if given is not None:
+        choice = given.to(torch.int64)
+    elif isinstance(kind, TableDecode):
         own = (statistics.shrunk(factor) for factor in factors)
         pairs = ((member, parameters_of(ranges, member, shape)) for member, ranges in zip(members, own, strict=True))
         errors = [squared_error(x, *pair, kind.selector.block) for pair in pairs]
         choice = torch.stack(errors).argmin(0)
     else:
-        choice = _by_shares(_parts(x, qtype), kind)
+        choice = chosen_by_shares(_parts(x, qtype), kind)
     selector = choice.to(torch.uint8)
     if not qtype.levels:
         return Parameters(Chain((), ()), selector=selector)
@@ -129,8 +132,12 @@ def _reach_of_choice(members: tuple[QType, ...], choice: Tensor) -> Reach:
     )
 
 
-def _by_shares(parts: Parts, kind: SelectDecode) -> Tensor:
-    """Rank blocks by their largest magnitude and deal out the decodes, narrowest first, by their shares."""
+def chosen_by_shares(parts: Parts, kind: SelectDecode) -> Tensor:
+    """Rank blocks by their largest magnitude and deal out the decodes, narrowest first, by their shares.
+
+    Raises:
+        RecipeError: a decode without shares.
+    """
     assert kind.selector is not None
     if not kind.fractions:
         raise RecipeError(

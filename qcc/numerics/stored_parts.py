@@ -97,6 +97,14 @@ def root_parts(qtype: QType) -> tuple[StoredPart, ...]:
     return tuple(part for part in parameter_parts(qtype) if part.role == "scale" and part.index > 0)
 
 
+def static_parts(qtype: QType) -> tuple[StoredPart, ...]:
+    """List what is static in a `dynamic_local` format: scales above the leaf, and a `select` by blocks of channels."""
+    roots, decode = root_parts(qtype), qtype.decode
+    if not isinstance(decode, SelectDecode) or decode.selector.block[:-1] != (-1,):
+        return roots
+    return (*roots, *(part for part in parameter_parts(qtype) if part.role == "selector"))
+
+
 def side_parts(qtype: QType) -> tuple[Side, ...]:
     """Give the side entries that store tensors or change what codes stand for, and are no mere notes."""
     return tuple(side for side in qtype.sides if not isinstance(side, FuseGroup | Rotate))

@@ -28,7 +28,7 @@ Transform = Literal[
     "diagonal",
     "residual_channels",
 ]
-Solver = Literal["rtn", "mse", "gptq", "decoupleq", "hlq", "tritplanes", "adaround"]
+Solver = Literal["rtn", "mse", "gptq", "descent", "decoupleq", "hlq", "tritplanes", "adaround"]
 
 
 Format = Annotated[str, AfterValidator(check_format)]
@@ -218,9 +218,13 @@ class SmoothingOfNorms(_Strict):
 
 
 class Sorting(_Strict):
-    """Options of `permute`: whether channels are sorted by their largest activation or by their largest weight."""
+    """Options of `permute`: whether channels are sorted by their largest activation or by their largest weight.
+
+    `inputs` sorts what every layer reads, each in an order of its own, at run time, and leaves streams as they are.
+    """
 
     by: Literal["activations", "weights"] = "activations"
+    inputs: bool = False
 
 
 class Migration(_Strict):

@@ -22,18 +22,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from accuracy_models import Decoder, Encoder, Subject
-from accuracy_peers import BESIDE_PEERS, peer_rows
+from accuracy_peers import BESIDE_PEERS, BY_GPTQ, peer_rows
 from accuracy_rows import Row, keep
 
 from qcc.errors import QccError
-from qcc.numerics.presets import format_of
 from qcc.recipes.load import RecipeSource, load_recipe, recipe_names
 from tests import minilm, tiny_llama
 
-WIDE_GROUPS = ("qoq-w4a8kv4", "bitmod-w4", "trit-w3")
+WIDE_GROUPS = ("qoq-w4a8kv4", "bitmod-w4", "trit-w3", "smoothquant-plus")
 QUICK = ("w8a8", "w4a8", "gptq-w3")
 
 GROUPED = "w8a8, activations in groups of 32"
+GROUPED_SOLVED = "w8a8 by GPTQ, activations in groups of 32"
 GROUPED_BOTH = "w8a8, all in groups of 32"
 
 
@@ -48,16 +48,31 @@ def _head_in_float(name: str) -> RecipeSource:
 
 def _in_groups_of_64(name: str) -> RecipeSource:
     """Return a recipe in groups that divide the 704 columns of the small Llama, where its own of 128 do not."""
-    whole = str(format_of(load_recipe(name).weights.format))
-    return _changed(
-        name, weights={"format": whole.replace("(1,128)", "(1,64)"), "solver": load_recipe(name).weights.solver}
-    )
+    weights = load_recipe(name).weights
+    whole = str(weights.qtype()).replace("(1,128)", "(1,64)")
+    return _changed(name, weights={"format": whole, "solver": weights.solver})
 
 
-def _float_tables(name: str) -> RecipeSource:
+def _in_blocks_of_32(name: str) -> RecipeSource:
+    """Return a recipe whose blocks of channels divide the 704 columns of the small Llama, 256 of which are 8 blocks."""
+    recipe = load_recipe(name)
+    inputs = recipe.activations.format.replace("128)", "32)")
+    return _changed(name, weights={"format": recipe.weights.format, "group": 32}, activations={"format": inputs})
+
+
+def _solved(name: str, **sections: object) -> RecipeSource:
+    """Return a recipe whose weights, in the same format, are chosen by GPTQ under scales of least squared error."""
+    weights = load_recipe(name).weights.model_dump(mode="json")
+    return _changed(name, weights={**weights, "clip": "mse", "solver": "gptq"}, **sections)
+
+
+def _float_tables(label: str) -> RecipeSource:
     """Return a recipe that leaves embedding tables as they are, as other tools do."""
+    name, in_float = label.split(",")[0], {"format": "f32"}
+    if name.endswith(BY_GPTQ):
+        return _solved(name.removesuffix(BY_GPTQ), embeddings=in_float)
     weights: dict[str, object] = {"weights": SOLVED_32} if name == "gptq-w4" else {}
-    return _changed(name, embeddings={"format": "f32"}, **weights)
+    return _changed(name, embeddings=in_float, **weights)
 
 
 ACTIVATIONS = {"format": "int8", "group": 32}
@@ -65,9 +80,14 @@ SOLVED_32 = {"format": "uint4", "group": 32, "clip": "mse", "solver": "gptq"}
 
 OF_THEIR_OWN: dict[str, RecipeSource] = {
     GROUPED: _changed("w8a8", activations=ACTIVATIONS),
+    GROUPED_SOLVED: _solved("w8a8", activations=ACTIVATIONS),
     GROUPED_BOTH: _changed("w8a8", activations=ACTIVATIONS, weights={"format": "int8", "group": 32}),
     **{f"{name}, groups of 64": _in_groups_of_64(name) for name in WIDE_GROUPS},
-    **{label: _float_tables(label.split(",")[0]) for label in BESIDE_PEERS},
+    "comet-w4a4, blocks of 32": _in_blocks_of_32("comet-w4a4"),
+    "comet-w4a4, blocks of 32, all of 4 bits": _changed(
+        "comet-w4a4", weights={"format": "int4", "group": 32}, activations={"format": "int4n | (1,32) f32 | dynamic"}
+    ),
+    **{label: _float_tables(label) for label in BESIDE_PEERS},
     "quarot-w4a4, head in float": _head_in_float("quarot-w4a4"),
     "mergequant-w4a4, head in float": _head_in_float("mergequant-w4a4"),
 }
@@ -75,7 +95,7 @@ OF_THEIR_OWN: dict[str, RecipeSource] = {
 
 ENCODER_RECIPES = (
     "float", "w8", "w8a8", "w4", "w4a8", "gptq-w4a8", "rtn-w4", "gptq-w4", "rtn-w3", "gptq-w3", "spqr-w3",
-    "rtn-w2", "decoupleq-w2", GROUPED, GROUPED_BOTH,
+    "rtn-w2", "decoupleq-w2", GROUPED, GROUPED_SOLVED, GROUPED_BOTH,
 )  # fmt: skip
 
 OUTLIER_RECIPES = ("float", "rtn-w4", "awq-w4", "gptq-w4")

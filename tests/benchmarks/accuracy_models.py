@@ -23,6 +23,9 @@ Run = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 ALLOCATION_SAMPLES = 2
 """Samples of a recipe that chooses bits: each is run once for every layer and candidate."""
 
+SPARE = 20
+"""Paragraphs read beyond those asked for: some are the same."""
+
 
 class Subject(Protocol):
     """A model to measure recipes on."""
@@ -99,12 +102,17 @@ class Encoder:
     samples: int = 32
     name: str = field(default="all-MiniLM-L6-v2", init=False)
 
-    @cached_property
-    def _texts(self) -> tuple[list[str], list[str]]:
-        every = texts.paragraphs(self.texts + self.samples)
+    def split(self) -> tuple[list[str], list[str]]:
+        """Return the samples, and as many texts to judge by as were asked for."""
+        # some paragraphs stand in several places
+        every = list(dict.fromkeys(texts.paragraphs(self.texts + self.samples + SPARE)))
         step = len(every) // self.samples
         seen = every[::step][: self.samples]
-        return seen, [one for one in every if one not in set(seen)]
+        return seen, [one for one in every if one not in set(seen)][: self.texts]
+
+    @cached_property
+    def _texts(self) -> tuple[list[str], list[str]]:
+        return self.split()
 
     @cached_property
     def reference(self) -> torch.Tensor:

@@ -14,8 +14,9 @@ from accuracy_rows import Row
 
 GROUP = 32
 ALIKE = "embeddings in float"
+BY_GPTQ = " by GPTQ"
 BESIDE_PEERS = (
-    *(f"{name}, {ALIKE}" for name in ("w8", "w8a8", "w4", "w4a8", "gptq-w4a8")),
+    *(f"{name}, {ALIKE}" for name in ("w8", f"w8{BY_GPTQ}", "w8a8", f"w8a8{BY_GPTQ}", "w4", "w4a8", "gptq-w4a8")),
     f"gptq-w4, groups of {GROUP}, {ALIKE}",
 )
 """What peers stand beside: they leave tables of embeddings as they are."""
@@ -59,11 +60,11 @@ def torchao_peers() -> list[Peer]:
     asymmetric = IntxWeightOnlyConfig(int4, PerGroup(GROUP), MappingType.ASYMMETRIC)
     symmetric = IntxWeightOnlyConfig(int4, PerGroup(GROUP))
     mixed = Int8DynamicActivationIntxWeightConfig(int4, PerGroup(GROUP))
-    w8, w8a8, w4, w4a8, gptq_w4a8, gptq_w4 = BESIDE_PEERS
+    w8, gptq_w8, w8a8, gptq_w8a8, w4, w4a8, gptq_w4a8, gptq_w4 = BESIDE_PEERS
     weight_only, both = (w4, gptq_w4), (w4a8, gptq_w4a8)
     return [
-        Peer("torchao int8 weight-only", (w8,), 8.0, by(Int8WeightOnlyConfig())),
-        Peer("torchao int8 dynamic", (w8a8,), 8.0, by(Int8DynamicActivationInt8WeightConfig())),
+        Peer("torchao int8 weight-only", (w8, gptq_w8), 8.0, by(Int8WeightOnlyConfig())),
+        Peer("torchao int8 dynamic", (w8a8, gptq_w8a8), 8.0, by(Int8DynamicActivationInt8WeightConfig())),
         Peer("torchao int4 weight-only, group 32, asymmetric", weight_only, 4 + 40 / GROUP, by(asymmetric)),
         Peer("torchao int4 weight-only, group 32", weight_only, 4 + 32 / GROUP, by(symmetric)),
         Peer("torchao int8 dynamic, int4 weights, group 32", both, 4 + 32 / GROUP, by(mixed)),

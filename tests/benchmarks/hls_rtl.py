@@ -1,12 +1,11 @@
-"""The resource model of the matrix-vector unit beside the counts of yosys, an open synthesizer.
+"""The resource models of two HLS units beside the counts of yosys, an open synthesizer.
 
-    python tests/benchmarks/hls_rtl.py [--json FILE]
+    python tests/benchmarks/hls_rtl.py [--quick] [--json FILE]
 
-SystemVerilog of the unit is written here from the same weights, folding and widths as the C++ template: PE x SIMD
-products a cycle, a row that is kept, sums that leave with their bias, stalls on both sides. Verilator runs it on random
-rows, at full rate and with random stalls, and every sum is compared with numpy's; then
-`synth_xilinx -family xcup` counts. The
-counts are yosys's, not Vivado's, and say nothing of a clock. Steps behind the sums are not part of it.
+SystemVerilog of the matrix-vector unit and of a requantization by channel is written from the same sizes, foldings and
+tables as the C++ templates (`hls_rtl_modules.py`). Verilator runs it on random numbers, at full rate and with random
+stalls, and every token is compared with numpy's; then `synth_xilinx -family xcup` counts. The counts are yosys's, not
+Vivado's, and say nothing of a clock. Units marked as held out had no part in fitting the model. `--quick` takes a few.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,70 +24,29 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qcc.backends.hls.codes import choose_codes, fold_words
+from qcc.backends.hls.codes import choose_codes
 from qcc.backends.hls.elements import Element
-from qcc.backends.hls.steps import Steps
+from qcc.backends.hls.steps import Requant, Steps
 from qcc.backends.hls.units import Fold
 from qcc.backends.hls.units_matvec import MatvecUnit, sum_range
+from qcc.backends.hls.units_rows import MapUnit
+from tests.benchmarks.hls_rtl_modules import Rtl, matvec, requantize
 
-SHAPES = (
-    (16, 32, 4, 2, 4),
-    (16, 32, 4, 4, 8),
-    (32, 64, 4, 4, 4),
-    (16, 32, 8, 2, 4),
-    (16, 32, 8, 4, 8),
-    (32, 64, 2, 4, 8),
-)
+FITTED = ((16, 32, 4, 2, 4), (16, 32, 8, 2, 4), (32, 64, 4, 4, 4), (32, 64, 8, 4, 4), (16, 32, 4, 4, 8))
+HELD_OUT = ((48, 96, 3, 3, 4), (16, 32, 8, 4, 8), (64, 64, 8, 2, 8), (32, 64, 2, 4, 4))
 """N, K, bits of weights, PE, SIMD."""
+
+REQUANTIZED = (
+    (20, 31, 64, 1, True), (24, 16, 64, 2, True), (16, 8, 32, 4, False), (20, 16, 256, 1, False),
+    (24, 31, 128, 2, True), (18, 12, 64, 4, True), (20, 8, 128, 2, False),
+)  # fmt: skip
+"""Bits of the numbers, bits of the multipliers, channels, PE, and whether shifts differ by channel."""
 
 ROWS = 64
 EIGHT = Element(-128, 127)
 
-MODULE = """
-module matvec(input wire clk, input wire rst,
-  input wire [{in_bits}-1:0] in_tdata, input wire in_tvalid, output wire in_tready,
-  output reg [{out_bits}-1:0] out_tdata, output reg out_tvalid, input wire out_tready);
-  (* rom_style = "auto" *) reg [{word}-1:0] rom [0:{depth}-1]; initial $readmemh("{folder}/w.mem", rom);
-  reg [{bias_bits}-1:0] biases [0:{nf}-1]; initial $readmemh("{folder}/b.mem", biases);
-  reg [{in_bits}-1:0] row [0:{sf}-1];
-  reg [15:0] sf, nf, at;
-  wire first = nf == 0;
-  wire room = !out_tvalid || out_tready;
-  wire go = room && (!first || in_tvalid);
-  assign in_tready = first && room;
-  wire [{in_bits}-1:0] x = first ? in_tdata : row[sf];
-  wire [{word}-1:0] w = rom[at];
-  wire [{bias_bits}-1:0] bias = biases[nf];
-  reg signed [{sum}-1:0] sums [0:{pe}-1];
-  reg signed [{sum}-1:0] part [0:{pe}-1];
-  integer p, s;
-  always @* begin
-    for (p = 0; p < {pe}; p = p + 1) begin
-      part[p] = sf == 0 ? $signed(bias[{sum}*p +: {sum}]) : sums[p];
-      for (s = 0; s < {simd}; s = s + 1)
-        part[p] = part[p] + $signed(x[8*s +: 8]) * $signed(w[{bits}*(p*{simd}+s) +: {bits}]);
-    end
-  end
-  always @(posedge clk) begin
-    if (rst) begin sf <= 0; nf <= 0; at <= 0; out_tvalid <= 0; end
-    else begin
-      if (out_tready) out_tvalid <= 0;
-      if (go) begin
-        if (first) row[sf] <= in_tdata;
-        for (p = 0; p < {pe}; p = p + 1) sums[p] <= part[p];
-        at <= at == {depth} - 1 ? 0 : at + 1;
-        if (sf == {sf} - 1) begin
-          sf <= 0; nf <= nf == {nf} - 1 ? 0 : nf + 1; out_tvalid <= 1;
-          for (p = 0; p < {pe}; p = p + 1) out_tdata[{sum}*p +: {sum}] <= part[p];
-        end else sf <= sf + 1;
-      end
-    end
-  end
-endmodule
-"""
-
 BENCH = """
-#include "Vmatvec.h"
+#include "V{name}.h"
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -96,7 +55,7 @@ int main(int argc, char **argv) {{
   bool stalls = argc > 1;
   FILE *file = fopen("x.bin", "rb"); if (fread(in, 1, sizeof in, file) != sizeof in) return 2; fclose(file);
   file = fopen("gold.bin", "rb"); if (fread(gold, 1, sizeof gold, file) != sizeof gold) return 2; fclose(file);
-  Vmatvec dut; dut.clk = 0; dut.rst = 1; dut.in_tvalid = 0; dut.out_tready = 0;
+  V{name} dut; dut.clk = 0; dut.rst = 1; dut.in_tvalid = 0; dut.out_tready = 0;
   auto tick = [&] {{ dut.clk = 1; dut.eval(); dut.clk = 0; dut.eval(); }};
   tick(); tick(); dut.rst = 0;
   long sent = 0, got = 0, wrong = 0, cycles = 0; srand(1);
@@ -115,7 +74,7 @@ int main(int argc, char **argv) {{
 """
 
 
-def unit_of(n: int, k: int, bits: int) -> MatvecUnit:
+def matvec_of(n: int, k: int, bits: int) -> MatvecUnit:
     """Return a unit with random weights."""
     rng = np.random.default_rng(n * k + bits)
     weights, bias = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (n, k)), rng.integers(-500, 500, n)
@@ -126,34 +85,29 @@ def unit_of(n: int, k: int, bits: int) -> MatvecUnit:
     return MatvecUnit(ROWS, weights, bias, EIGHT, choose_codes(weights), steps=steps)
 
 
-def _packed(values: np.ndarray, bits: int) -> int:
-    return sum((int(one) & ((1 << bits) - 1)) << (bits * index) for index, one in enumerate(values))
+def requant_of(bits: int, factor: int, channels: int, *, by_channel: bool) -> MapUnit:
+    """Return a unit with random multipliers, and shifts that bring its numbers to about 8 bits."""
+    rng = np.random.default_rng(bits * factor + channels)
+    x = Element(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    multiplier = rng.integers(2 ** (factor - 1), 2**factor, channels)
+    shift = rng.integers(bits + factor - 10, bits + factor - 7, channels if by_channel else 1)
+    return MapUnit(ROWS, channels, x, steps=Steps(x, (Requant(multiplier, shift, -128, 127),)))
 
 
-def write(unit: MatvecUnit, fold: Fold, folder: Path) -> None:
-    """Write the module, its memories, rows and the sums wanted, and a testbench."""
-    n, k, pe, simd, bits, width = unit.n, unit.k, fold.pe, fold.simd, unit.codes.bits, unit.steps.first.bits
-    words = fold_words(unit.weights, pe, simd)
-    (folder / "w.mem").write_text("".join(f"{_packed(word, bits):x}\n" for word in words))
-    (folder / "b.mem").write_text("".join(f"{_packed(one, width):x}\n" for one in unit.bias.reshape(-1, pe)))
-    in_bits, out_bits = 8 * simd, width * pe
-    (folder / "matvec.sv").write_text(
-        MODULE.format(
-            in_bits=in_bits, out_bits=out_bits, word=bits * pe * simd, depth=len(words), bias_bits=out_bits,
-            nf=n // pe, sf=k // simd, sum=width, pe=pe, simd=simd, bits=bits, folder=folder,
-        )
-    )  # fmt: skip
-    x = np.random.default_rng(1).integers(-128, 128, (ROWS, k))
-    sums = x @ unit.weights.T + unit.bias
-    out_bytes = -(-out_bits // 8)
-    gold = b"".join(_packed(one, width).to_bytes(out_bytes, "little") for one in sums.reshape(-1, pe))
-    (folder / "x.bin").write_bytes(x.astype(np.int8).tobytes())
-    (folder / "gold.bin").write_bytes(gold)
+def write(rtl: Rtl, folder: Path) -> None:
+    """Write the module, its memories, tokens and those wanted, and a testbench."""
+    for name, words in rtl.memories.items():
+        (folder / name).write_text("".join(f"{one:x}\n" for one in words))
+    (folder / "unit.sv").write_text(rtl.text)
+    in_bytes, out_bytes = -(-rtl.in_bits // 8), -(-rtl.out_bits // 8)
+    (folder / "x.bin").write_bytes(b"".join(one.to_bytes(in_bytes, "little") for one in rtl.tokens))
+    (folder / "gold.bin").write_bytes(b"".join(one.to_bytes(out_bytes, "little") for one in rtl.wanted))
     (folder / "tb.cpp").write_text(
         BENCH.format(
-            in_bytes=x.size, gold_bytes=len(gold), results=sums.size // pe, tokens=x.size // simd, out_bytes=out_bytes,
-            feed=_copy("in_tdata", in_bits, f"in + sent * {simd}", simd, into=True),
-            read=_copy("out_tdata", out_bits, "y", out_bytes, into=False),
+            name=rtl.name, in_bytes=in_bytes * len(rtl.tokens), gold_bytes=out_bytes * len(rtl.wanted),
+            results=len(rtl.wanted), tokens=len(rtl.tokens), out_bytes=out_bytes,
+            feed=_copy("in_tdata", rtl.in_bits, f"in + sent * {in_bytes}", in_bytes, into=True),
+            read=_copy("out_tdata", rtl.out_bits, "y", out_bytes, into=False),
         )
     )  # fmt: skip
 
@@ -167,20 +121,21 @@ def _copy(port: str, bits: int, data: str, size: int, *, into: bool) -> str:
     return get if into else f"unsigned long long v = {place}; memcpy({data}, &v, {size});"
 
 
-def simulate(folder: Path) -> tuple[int, int, int, int]:
-    """Run the module at full rate and with stalls; returns sums compared, wrong ones, and the cycles of both."""
-    line = ["verilator", "--cc", "--exe", "--build", "-O2", "-Wno-fatal", "-Wno-WIDTH", "matvec.sv", "tb.cpp"]
-    subprocess.run([*line, "--top-module", "matvec"], cwd=folder, check=True, capture_output=True)
+def simulate(rtl: Rtl, folder: Path) -> tuple[int, int, int]:
+    """Run the module at full rate and with stalls; returns tokens compared, wrong ones, and the cycles at full rate."""
+    line = ["verilator", "--cc", "--exe", "--build", "-O2", "-Wno-fatal", "-Wno-WIDTH", "unit.sv", "tb.cpp"]
+    subprocess.run([*line, "--top-module", rtl.name], cwd=folder, check=True, capture_output=True)
     runs: list[list[int]] = []
     for more in ((), ("stalls",)):
-        done = subprocess.run(["obj_dir/Vmatvec", *more], cwd=folder, check=True, capture_output=True)
+        done = subprocess.run([f"obj_dir/V{rtl.name}", *more], cwd=folder, check=True, capture_output=True)
         runs.append([int(one) for one in done.stdout.split()])
-    return sum(one[0] for one in runs), sum(one[1] for one in runs), runs[0][2], runs[1][2]
+    return sum(one[0] for one in runs), sum(one[1] for one in runs), runs[0][2]
 
 
-def synthesize(folder: Path) -> dict[str, int]:
+def synthesize(rtl: Rtl, folder: Path, *options: str) -> dict[str, int]:
     """Count what yosys makes of the module."""
-    script = "read_verilog -sv matvec.sv; synth_xilinx -family xcup -top matvec -flatten -noiopad; stat"
+    line = " ".join(["synth_xilinx -family xcup -flatten -noiopad -top", rtl.name, *options])
+    script = f"read_verilog -sv unit.sv; {line}; stat"
     done = subprocess.run(["yosys", "-p", script], cwd=folder, check=True, capture_output=True, text=True)
     cells: dict[str, int] = {}
     for name, count in re.findall(
@@ -188,7 +143,7 @@ def synthesize(folder: Path) -> dict[str, int]:
     ):
         cells[name] = int(count)
     memory = {"RAM32M": 4, "RAM32M16": 8, "RAM64M": 4, "RAM64M8": 8, "RAM32X1D": 2, "RAM64X1D": 2}
-    lut = sum(count for name, count in cells.items() if re.fullmatch(r"LUT\d|INV", name))
+    lut = sum(count for name, count in cells.items() if re.fullmatch(r"LUT\d|INV|SRL\w+", name))
     return {
         "lut": lut + sum(cells.get(name, 0) * luts for name, luts in memory.items()),
         "ff": sum(count for name, count in cells.items() if name.startswith("FD")),
@@ -197,32 +152,51 @@ def synthesize(folder: Path) -> dict[str, int]:
     }
 
 
-def measure(n: int, k: int, bits: int, pe: int, simd: int) -> dict[str, Any]:
+def measure(rtl: Rtl, unit: MatvecUnit | MapUnit, fold: Fold, label: str, *options: str) -> dict[str, Any]:
     """Simulate and synthesize one unit; returns its row."""
-    unit, fold = unit_of(n, k, bits), Fold(pe, simd)
     cost = unit.cost(fold)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(unit, fold, folder)
-        compared, wrong, cycles, _ = simulate(folder)
-        found = synthesize(folder)
+        write(rtl, folder)
+        compared, wrong, cycles = simulate(rtl, folder)
+        found = synthesize(rtl, folder, *options)
     return {
-        "unit": f"{n}x{k} int{bits}, {fold}", "compared": compared, "rtl_mismatches": wrong, "rtl_cycles": cycles,
+        "unit": label, "compared": compared, "rtl_mismatches": wrong, "rtl_cycles": cycles,
         "predicted_cycles": unit.cycles(fold), **found,
         "estimate": {name: round(getattr(cost, name)) for name in ("lut", "ff", "dsp", "bram18")},
     }  # fmt: skip
 
 
+def rows_of(quick: bool) -> Iterator[dict[str, Any]]:
+    """Measure all units."""
+    most = 1 if quick else None
+    for shapes, held_out in ((FITTED[:most], False), (HELD_OUT[:most], True)):
+        for n, k, bits, pe, simd in shapes:
+            unit, fold = matvec_of(n, k, bits), Fold(pe, simd)
+            # the model has products of up to four bits in look-up tables, where yosys takes DSP blocks if it may
+            options = ["-nodsp"] if bits <= 4 else []
+            label = f"matvec {n}x{k} int{bits}, {fold}"
+            yield {**measure(matvec(unit, fold), unit, fold, label, *options), "held_out": held_out}
+    for bits, factor, channels, pe, by_channel in REQUANTIZED[:most]:
+        unit, fold = requant_of(bits, factor, channels, by_channel=by_channel), Fold(pe, pe)
+        label = f"requantize {bits} x {factor} bits, {channels} channels, {pe} lanes"
+        label += ", shifts by channel" if by_channel else ""
+        yield {**measure(requantize(unit, fold), unit, fold, label), "held_out": False}
+
+
 def main() -> int:
-    """Measure all units and print them; fails if any sum is wrong."""
+    """Measure all units and print them; fails if any token is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    rows = [measure(*shape) for shape in SHAPES]
-    for row in rows:
+    rows: list[dict[str, Any]] = []
+    for row in rows_of(chosen.quick):
+        rows.append(row)
         pairs = ", ".join(f"{name} {row[name]} (model {row['estimate'][name]})" for name in row["estimate"])
-        print(f"{row['unit']}: {row['compared']} sums, {row['rtl_mismatches']} wrong, {row['rtl_cycles']} cycles "
-              f"(model {row['predicted_cycles']}), {pairs}")  # fmt: skip
+        print(f"{row['unit']}{', held out' if row['held_out'] else ''}: {row['compared']} tokens, "
+              f"{row['rtl_mismatches']} wrong, {row['rtl_cycles']} cycles (model {row['predicted_cycles']}), "
+              f"{pairs}", flush=True)  # fmt: skip
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     return int(any(row["rtl_mismatches"] for row in rows))

@@ -34,7 +34,7 @@ def program(outliers: bool) -> torch.export.ExportedProgram:
 def quantized(recipe: str, outliers: bool) -> interpreting.Quantized:
     # what transforms look at is settled by little text; solvers need more rows than layers have columns
     chosen = load_recipe(recipe)
-    count = SAMPLES if chosen.weights.solver in ("gptq", "decoupleq") else 4
+    count = SAMPLES if chosen.weights.solver in ("gptq", "descent", "decoupleq") else 4
     samples = [tiny_llama.inputs(one) for one in tiny_llama.windows("calibration", count)]
     return interpreting.quantize(program(outliers), chosen.model_dump(mode="json"), samples)
 

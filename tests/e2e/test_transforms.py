@@ -91,6 +91,10 @@ def test_transforms_run_in_the_order_of_the_pipeline() -> None:
         "smooth", "awq", "smooth-attention", "qsm", "expand-k", "round-folds", "assign-formats", "residual-channels",
     ]  # fmt: skip
     assert [name for name in passes if name in wanted] == wanted
+    sorted_ = load_recipe({"transforms": EVERYTHING, "permute": {"inputs": True}})
+    passes = [one.name for one in planning(sorted_)]
+    assert "permute" not in passes
+    assert passes.index("qsm") < passes.index("permute-inputs") < passes.index("expand-k")
     implied = [one.name for one in planning(load_recipe({"transforms": ["rotate"]}))]
     assert "fold-norm" in implied
     without = [one.name for one in planning(load_recipe({"transforms": ["rotate"], "rotate": {"r1": False}}))]

@@ -18,6 +18,7 @@ from qcc.passes.diagonal import DiagonalScale
 from qcc.passes.expand_k import ExpandK
 from qcc.passes.fold_norm import FoldNorm
 from qcc.passes.permute import Permute
+from qcc.passes.permute_inputs import PermuteInputs
 from qcc.passes.pipeline import run_passes
 from qcc.passes.qsm import Qsm
 from qcc.passes.rotate_activations import RotateActivations
@@ -41,6 +42,7 @@ FOLDS: dict[str, list[ModulePass]] = {
     "r4": [RotateActivations()],
     "inputs": [RotateInputs(8)],
     "permute": [Permute()],
+    "permute inputs": [PermuteInputs()],
     "diagonal": [DiagonalScale(INT4)],
     "ost": [*NORMS, RotateStreams(), RotateValues(), RotateKeys(), RotateActivations(), DiagonalScale(INT4)],
     "smooth": [Smooth(0.6)],

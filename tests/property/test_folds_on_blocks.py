@@ -19,6 +19,7 @@ from qcc.passes.expand_k import ExpandK
 from qcc.passes.fold_norm import FoldNorm
 from qcc.passes.lower_transforms import LowerTransforms
 from qcc.passes.permute import Permute
+from qcc.passes.permute_inputs import PermuteInputs
 from qcc.passes.pipeline import run_passes
 from qcc.passes.qsm import Qsm
 from qcc.passes.rotate_activations import RotateActivations
@@ -47,6 +48,7 @@ PASSES: list[ModulePass] = [
     Awq("w4", KEEP),
     SmoothAttention(0.5, KEEP),
     Qsm("w8a8", "mse", KEEP),
+    PermuteInputs("weights"),
     ExpandK(0.2, 2),
     LowerTransforms(),
     RotateInputs(),

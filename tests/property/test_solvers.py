@@ -16,9 +16,10 @@ from qcc.passes.solvers import decoupleq
 from qcc.passes.solvers.columns import ColumnCoder
 from qcc.passes.solvers.fit import fit_parameters
 from qcc.passes.solvers.gptq import Feedback, gptq, round_with_feedback
-from qcc.passes.solvers.hessian import conditioned, inverse_factor, output_loss
+from qcc.passes.solvers.hessian import conditioned, inverse_factor
 from qcc.passes.solvers.rounding import mse, rtn
 from qcc.passes.solvers.table import SOLVERS
+from tests.correlated import correlated, hessian_of, loss, weight_of
 
 CODED_APART = [name for name in PRESETS if SOLVERS["gptq"].problem(format_of(name)) == ""]
 LINEAR = [
@@ -28,27 +29,6 @@ LINEAR = [
     "planes(2, pm1, pow2) mid_rise | row f16", "planes(3, 01, twos) | row f16",
     "int3 mid_rise | (1,8) f16", "int4 | (-1,8) f32",
 ]  # fmt: skip
-
-
-def correlated(rows: int, columns: int, seed: int) -> torch.Tensor:
-    """Inputs `[rows, columns]` that lie near a space of a third of their channels, of unequal sizes."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(max(1, columns // 3), columns, generator=generator)
-    low = torch.randn(rows, len(mixing), generator=generator) @ mixing
-    sizes = torch.logspace(-1, 1, columns)[torch.randperm(columns, generator=generator)]
-    return (low + 0.1 * torch.randn(rows, columns, generator=generator)) * sizes
-
-
-def hessian_of(inputs: torch.Tensor) -> torch.Tensor:
-    return inputs.double().T @ inputs.double()
-
-
-def weight_of(rows: int, columns: int, seed: int) -> torch.Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed + 1000))
-
-
-def loss(weight: torch.Tensor, solved: QuantizedTensor, hessian: torch.Tensor) -> float:
-    return output_loss(weight - dequantize(solved), hessian)
 
 
 def same(one: QuantizedTensor, other: QuantizedTensor) -> bool:
@@ -93,7 +73,7 @@ def test_gptq_loses_less_than_rounding_on_correlated_inputs(name: str, columns: 
 
 
 @pytest.mark.parametrize("inputs", [0, 1, 3])
-@pytest.mark.parametrize("solver", ["gptq", "decoupleq"])
+@pytest.mark.parametrize("solver", ["gptq", "descent", "decoupleq"])
 def test_a_hessian_of_low_rank_is_no_obstacle(inputs: int, solver: str) -> None:
     weight, qtype = weight_of(8, 32, 0), parse_qtype("uint3 | (1,16) f16 | post f16")
     hessian = hessian_of(correlated(inputs, 32, 0))
@@ -102,7 +82,7 @@ def test_a_hessian_of_low_rank_is_no_obstacle(inputs: int, solver: str) -> None:
     assert loss(weight, found, hessian) <= loss(weight, rtn(weight, qtype, None), hessian) + 1e-9
 
 
-@pytest.mark.parametrize("solver", ["gptq", "decoupleq"])
+@pytest.mark.parametrize("solver", ["gptq", "descent", "decoupleq"])
 def test_dead_channels_are_rounded_to_nearest_and_disturb_nothing(solver: str) -> None:
     weight, qtype = weight_of(8, 32, 0), parse_qtype("int4 | (1,16) f16")
     inputs = correlated(300, 32, 0)
@@ -110,13 +90,13 @@ def test_dead_channels_are_rounded_to_nearest_and_disturb_nothing(solver: str) -
     hessian = hessian_of(inputs)
     found, plain = SOLVERS[solver].load()(weight, qtype, hessian, "w"), rtn(weight, qtype, None)
     assert loss(weight, found, hessian) < loss(weight, plain, hessian)
-    if solver == "gptq":
+    if solver == "gptq":  # the others move scales as well
         assert torch.equal(found.codes[:, ::4], plain.codes[:, ::4])
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    solver=st.sampled_from(["gptq", "decoupleq"]), size=st.sampled_from([1e-30, 1e-10, 1e10, 1e30]),
+    solver=st.sampled_from(["gptq", "descent", "decoupleq"]), size=st.sampled_from([1e-30, 1e-10, 1e10, 1e30]),
     inputs=st.sampled_from([1e-15, 1.0, 1e15]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_sizes_change_nothing(solver: str, size: float, inputs: float, seed: int) -> None:
@@ -151,7 +131,7 @@ def test_zeros_stay_zeros(solver: str) -> None:
 def test_a_hessian_that_is_not_finite_is_refused_by_name() -> None:
     hessian = torch.eye(8)
     hessian[3, 3] = float("nan")
-    for solver in ("gptq", "decoupleq"):
+    for solver in ("gptq", "descent", "decoupleq"):
         with pytest.raises(ShapeError, match=r"layer\.w"):
             SOLVERS[solver].load()(torch.zeros(2, 8), parse_qtype("int4 | row f16"), hessian, "layer.w")
 

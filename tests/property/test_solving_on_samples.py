@@ -90,7 +90,7 @@ def test_a_weight_that_two_layers_read_is_solved_on_the_sum_of_their_inputs(seed
     assert not torch.equal(alone.codes, wanted.codes)  # the second layer's inputs count
 
 
-@pytest.mark.parametrize("solver", ["gptq", "decoupleq"])
+@pytest.mark.parametrize("solver", ["gptq", "descent", "decoupleq"])
 def test_the_outputs_of_the_program_lose_less_than_by_rounding(solver: str) -> None:
     gains = []
     for seed in range(8):
@@ -168,6 +168,8 @@ def test_unknown_solvers_in_a_text_are_refused() -> None:
     [
         ({"format": "int4", "solver": "adaround"}, "not available"),
         ({"format": "olive4", "solver": "gptq"}, "in pairs"),
+        ({"format": "olive4", "solver": "descent"}, "in pairs"),
+        ({"format": "uint3", "group": 5, "solver": "descent"}, "does not divide 12 columns"),
         ({"format": "nvfp4", "solver": "decoupleq"}, "not linear"),
         ({"format": "int4", "group": 5, "solver": "gptq"}, "does not divide 12 columns"),
     ],

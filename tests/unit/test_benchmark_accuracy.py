@@ -13,9 +13,11 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("transformers")
 
+from qcc.numerics.qtype_bits import bits_per_weight
 from qcc.recipes.load import load_recipe
 from tests.benchmarks import accuracy
-from tests.benchmarks.accuracy_models import similarities, spearman
+from tests.benchmarks.accuracy_models import Encoder, similarities, spearman
+from tests.benchmarks.accuracy_peers import ALIKE, BY_GPTQ
 from tests.benchmarks.accuracy_rows import PERPLEXITY, Row, keep, kept_rows
 
 ROW = Row("a model", "w4", 4.625, PERPLEXITY, 2.5, 2.6)
@@ -55,3 +57,20 @@ def test_recipes_of_its_own_say_what_they_are() -> None:
     assert not made["quarot-w4a4, head in float"].weights.is_float
     solved = made["gptq-w4, groups of 32, embeddings in float"].weights
     assert (solved.group, solved.solver, solved.clip) == (32, "gptq", "mse")
+
+
+@pytest.mark.parametrize("name", ["w8", "w8a8"])
+def test_what_gptq_solves_of_8_bits_takes_no_more_bits(name: str) -> None:
+    plain, solved = (load_recipe(accuracy.OF_THEIR_OWN[f"{one}, {ALIKE}"]) for one in (name, f"{name}{BY_GPTQ}"))
+    assert (solved.weights.solver, solved.weights.clip) == ("gptq", "mse")
+    assert bits_per_weight(solved.weights.qtype(), (64, 64)) == bits_per_weight(plain.weights.qtype(), (64, 64))
+    assert solved.activations == plain.activations
+    grouped, plain = (load_recipe(accuracy.OF_THEIR_OWN[one]) for one in (accuracy.GROUPED_SOLVED, accuracy.GROUPED))
+    assert grouped.activations == plain.activations
+    assert grouped.weights.solver == "gptq"
+
+
+@pytest.mark.parametrize("count", [40, 300])
+def test_as_many_texts_as_are_asked_for_none_of_them_a_sample(count: int) -> None:
+    samples, judged = Encoder(count).split()
+    assert (len(samples), len(judged), len({*samples, *judged})) == (32, count, 32 + count)

@@ -209,9 +209,13 @@ def test_a_norm_scaled_after_its_steps_went_into_it_is_refused_and_would_have_br
     run_passes([ExpandK(0.2, 1)], QccContext(store, SampleRun([inputs])), module)  # copies keep their steps
 
 
-TRANSFORMS = [one for one in transforming(load_recipe(EVERYTHING)) if one.name not in (
-    "round-folds", "canonicalize", "annotate-groups",
-)]  # fmt: skip
+INPUTS = {"transforms": ["permute"], "permute": {"inputs": True}}
+TRANSFORMS = [
+    one
+    for recipe in (EVERYTHING, INPUTS)
+    for one in transforming(load_recipe(recipe))
+    if one.name not in ("round-folds", "canonicalize", "annotate-groups")
+]
 
 
 @pytest.mark.parametrize("one", TRANSFORMS, ids=lambda one: one.name)

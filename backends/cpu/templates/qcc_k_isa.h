@@ -14,6 +14,7 @@
 #include "qcc_k_gemm.h"
 #include "qcc_k_linear.h"
 #include "qcc_k_cache_isa.h"
+#include "qcc_k_rounding.h"
 #include "qcc_k_dots.h"
 #include "qcc_k_attention.h"
 #include "qcc_k_conv.h"
@@ -50,6 +51,8 @@ static const qcc_kernels QCC_FN(qcc_kernels) = {
     QCC_FN(qcc_k_cache_append),
     QCC_FN(qcc_k_cache_read),
     QCC_FN(qcc_k_cache_round),
+    qcc_k_round_root,
+    QCC_FN(qcc_k_round_rows),
     qcc_k_encode,
     QCC_FN(qcc_k_requant),
     qcc_k_table_lookup,

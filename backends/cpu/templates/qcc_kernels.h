@@ -301,6 +301,7 @@ typedef struct {
 } qcc_embedding;
 static inline int64_t qcc_embedding_units(const qcc_embedding *a) { return a->count; }
 
+#include "qcc_kernels_rounding.h"
 #include "qcc_kernels_tables.h"
 #include "qcc_kernels_integer.h"
 
@@ -338,6 +339,8 @@ typedef struct {
     QCC_KERNEL(cache_append, qcc_cache_append);
     QCC_KERNEL(cache_read, qcc_cache_read);
     QCC_KERNEL(cache_round, qcc_cache_round);
+    QCC_KERNEL(round_root, qcc_round_root);
+    QCC_KERNEL(round_rows, qcc_round_rows);
     QCC_KERNEL(encode, qcc_encode);
     QCC_KERNEL(requant, qcc_requant);
     QCC_KERNEL(table_lookup, qcc_table_lookup);
