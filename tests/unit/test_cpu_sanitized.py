@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from qcc.ir.elementwise import BinaryOp, UnaryOp
 from qcc.ir.gather import IndexUpdateOp, ReduceOp
 from qcc.ir.nn import EmbeddingOp, LinearOp
 from qcc.ir.program import IotaOp, StateOp, UpdateStateOp, WeightOp
-from qcc.ir.quant import ContractOp, QuantizeOp
+from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.shape import ExpandOp, ReshapeOp, SliceOp, TransposeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.transformer import AttentionOp, NormOp
 from qcc.ir.types import SymbolAttr, tensor
+from qcc.numerics.presets import format_of
 from qcc.numerics.qtype import int_qtype
 from qcc.numerics.quantize import quantize
 from tests.cpu_programs import emit
@@ -46,7 +48,8 @@ def build(x: SSAValue, ids: SSAValue) -> list[object]:
     updated = IndexUpdateOp(state, [place], total)
     UpdateStateOp("sums", updated)
     kept = ExpandOp(ReduceOp("sum", updated, [0], True), ["s0", 16])
-    return [BinaryOp("add", h, kept)]
+    rounded = DequantizeOp(QuantizeOp(x, replace(format_of("nvfp4"), when="dynamic")), "f32")
+    return [BinaryOp("add", BinaryOp("add", h, kept), rounded)]
 
 
 def make_store() -> WeightStore:
