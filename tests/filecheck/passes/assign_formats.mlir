@@ -11,9 +11,9 @@
 // CHECK:       %[[W:.+]] = qcc.quantize %t : {{.+}} -> !qcc.tensor<[97, 64], "int8 | (1,-1) f32">
 // CHECK-NEXT:  qcc.contract %[[X]], %[[W]]
 // SPARSE-LABEL: qcc.program @tied
-// SPARSE:       qcc.quantize %t {solver = "gptq", outliers = "sensitivity"} : {{.+}} | sparse(csr, f16, 0.0075)">
+// SPARSE:       qcc.quantize %t {solver = "descent", outliers = "sensitivity"} : {{.+}} | sparse(csr, f16, 0.0075)">
 // SPARSE:       %[[H:.+]] = qcc.embedding
-// SPARSE:       %[[W:.+]] = qcc.quantize %t {solver = "gptq", outliers = "sensitivity"} : {{.+}} | sparse(csr, f16, 0.0075)">
+// SPARSE:       %[[W:.+]] = qcc.quantize %t {solver = "descent", outliers = "sensitivity"} : {{.+}} | sparse(csr, f16, 0.0075)">
 // SPARSE-NEXT:  qcc.contract %[[H]], %[[W]]
 // FACTORS-LABEL: qcc.program @tied
 // FACTORS:       qcc.quantize %t : {{.+}} "fp2_1 | (1,64) pow2 ceil, (1,-1) f16 | lowrank(8, i8)">
