@@ -34,6 +34,8 @@ PASSES = 2
 """Times that all columns are gone over under the same parameters, at most."""
 ROUNDS = 2
 """Fits of the parameters, at most."""
+BLOCK = 64
+"""Columns whose changes reach all other columns in one product."""
 _PROGRESS = 1e-3
 """Share of the loss that a round has to gain for another one."""
 _TIE = 1e-9
@@ -104,9 +106,9 @@ def descend(
     gradient = (weight.double() - values) @ hessian
     # one column is one row in memory
     state = _Columns(codes.T.contiguous(), values.T.contiguous(), gradient.T.contiguous(), real)
-    order = hessian.diag().argsort(descending=True, stable=True).tolist()
+    blocks = hessian.diag().argsort(descending=True, stable=True).split(BLOCK)
     for _ in range(PASSES):
-        changed = [state.improve(place, coder, hessian, outliers) for place in order]
+        changed = [state.improve(block, coder, hessian, outliers) for block in blocks]
         if not any(changed):
             break
     if outliers is not None:
@@ -123,12 +125,34 @@ class _Columns:
     gradient: Tensor
     real: torch.dtype
 
-    def improve(self, place: int, coder: ColumnCoder, hessian: Tensor, outliers: tuple[Tensor, Tensor] | None) -> bool:
-        """Give a column its best codes beside all others; say whether any changed."""
-        own = float(hessian[place, place])
-        if own <= 0:
-            return False  # no input reaches the column
-        before, pull = self.values[place], self.gradient[place]
+    def improve(
+        self, block: Tensor, coder: ColumnCoder, hessian: Tensor, outliers: tuple[Tensor, Tensor] | None
+    ) -> bool:
+        """Give the columns of a block, one after another, their best codes beside all others; say whether any changed.
+
+        Columns of the block see each change at once; the others see all of them when the block is done.
+        """
+        inner, pulls = hessian[block][:, block], self.gradient[block]
+        steps = torch.zeros_like(pulls)
+        for index, place in enumerate(block.tolist()):
+            own = float(inner[index, index])
+            if own <= 0:
+                continue  # no input reaches the column
+            step = self._step(place, pulls[index], own, coder, outliers)
+            at = step.nonzero()[:, 0]
+            if len(at):
+                steps[index] = step
+                pulls[:, at] -= inner[:, index, None] * step[at]
+        changed = bool(steps.any())
+        if changed:
+            self.gradient.sub_(hessian[:, block] @ steps)
+        return changed
+
+    def _step(
+        self, place: int, pull: Tensor, own: float, coder: ColumnCoder, outliers: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Give a column its best codes under its row of G; return what its values moved by, f64[N]."""
+        before = self.values[place].clone()
         least = before + pull / own
         if outliers is None:
             code, value = coder.code(least.to(self.real), place)
@@ -138,9 +162,7 @@ class _Columns:
             code, value = coder.code(least.to(self.real).masked_fill(kept, 0), place)
             value = torch.where(kept, least, value.double())
         step = value - before
-        at = (step * (step * own * (1 + _TIE) - 2 * pull) < 0).nonzero()[:, 0]
-        if not len(at):
-            return False
-        self.codes[place, at], self.values[place, at] = code[at], value[at]
-        self.gradient[:, at] -= hessian[:, place, None] * step[at]
-        return True
+        better = step * (step * own * (1 + _TIE) - 2 * pull) < 0
+        self.codes[place] = torch.where(better, code, self.codes[place])
+        self.values[place] = torch.where(better, value, before)
+        return torch.where(better, step, 0.0)
