@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -34,8 +36,8 @@ CHECKED = {
     "write-a-backend.md": {"": 2, "python": 2, "text": 1},
     "write-a-pass.md": {"python": 1},
 }
-"""Blocks by language. Tests execute or compare them, but for commands of the README, of the C project (`make` and
-`model_main`) and of one line of `hls-project.md`, and for drawings in `design.md`, `formats.md` and the README."""
+"""Blocks by language. Tests execute or compare them, but for commands of the README and one line of `hls-project.md`,
+and for drawings in `design.md`, `formats.md` and the README."""
 
 
 @pytest.fixture
@@ -107,6 +109,35 @@ def test_the_commands_of_the_recipes_page_run(scratch: Path) -> None:
     written, planned = run_all(lines_of(block))
     assert "weights:" in written
     assert "quantized 2 of 2 layers" in planned
+
+
+class Mlp(torch.nn.Module):
+    """Two layers, whose input is called as on the page of the C project."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(64, 96), torch.nn.Linear(96, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.nn.functional.gelu(self.up(x)))
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_c_project_run(scratch: Path) -> None:
+    """Also those of the start page, which copy the project and check it; a compiler that is not there is another."""
+    torch.export.save(torch.export.export(Mlp().eval(), (torch.randn(2, 64),)), "model.pt2")
+    run_command("qcc compile model.pt2 --recipe w4a8 -o model.qcc")
+    _, start = blocks(DOCS / "index.md", "")
+    targets, program, _ = blocks(DOCS / "c-project.md", "")
+    for line in lines_of(start):
+        subprocess.run(line, shell=True, check=True, capture_output=True)
+    shutil.copy("x.npy", "project")
+    for line in (*lines_of(program), *lines_of(targets)):
+        command = line if shutil.which("clang") else line.replace("CC=clang", "CC=cc")
+        subprocess.run(command, shell=True, check=True, capture_output=True, cwd="project")
+        if line.startswith("./model_main"):
+            assert numpy.load("project/output.npy").shape == (2, 10)
+    assert not Path("project/model_main").exists(), "the last line cleans"
 
 
 def test_the_rules_of_write_a_backend_are_rules() -> None:
