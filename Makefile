@@ -3,17 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 # The version the tests were written against; the package itself takes torch>=2.11.
 TORCH ?= torch==2.13.0
+# llama.cpp as the tests need it: no tools, little optimization, so that it is built in minutes
+LLAMA ?= llama-cpp-python==0.3.36
+LLAMA_FLAGS = -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DGGML_NATIVE=OFF \
+  -DGGML_OPENMP=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF \
+  -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow docs check clean
+.PHONY: help demo test test-slow test-llama docs check clean
 
 help:
 	@echo "make demo       compile a pretrained sentence encoder to C with 4-bit weights, run it, compare it;"
 	@echo "                then take a block of it through every target"
 	@echo "make test       run the test suite"
 	@echo "make test-slow  run the heavier checks that make test leaves out"
+	@echo "make test-llama build llama.cpp into the environment, and load GGUF exports with it"
 	@echo "make docs       build the documentation as a site, in build/site"
 	@echo "make check      lint, types, generated documentation, the site"
 	@echo "make clean      remove the virtual environment and caches"
@@ -41,6 +47,14 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(RUN) -m pytest -m slow -n auto --dist loadfile
+
+$(VENV)/.llama: $(VENV)/.test
+	CMAKE_ARGS="$(LLAMA_FLAGS)" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) $(PIP) install "$(LLAMA)"
+	$(RUN) -c "import llama_cpp"
+	@touch $@
+
+test-llama: $(VENV)/.llama
+	$(RUN) -m pytest tests/e2e/test_gguf_in_llama_cpp.py
 
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict

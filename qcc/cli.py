@@ -59,7 +59,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Compile quantized neural networks to C.
+    """Compile quantized neural networks to C, Triton kernels or HLS C++.
 
     \b
     qcc compile model.pt2 --recipe w4a8 -o model.qcc    quantize and compile

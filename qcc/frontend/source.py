@@ -172,9 +172,17 @@ def _call(text: str) -> tuple[torch.nn.Module, Sequence[Any], Mapping[str, Any],
     finally:
         sys.path.pop(0)
     result = function()
-    if not isinstance(result, tuple) or len(cast(tuple[object, ...], result)) != 4:
+    found: tuple[Any, ...] = cast(tuple[Any, ...], result) if isinstance(result, tuple) else ()
+    if not 2 <= len(found) <= 4 or not isinstance(found[0], torch.nn.Module):
         raise CheckpointError(
-            f"{text} returned {type(result).__name__}", fix="return (module, args, kwargs, dynamic_shapes)"
+            f"{text} returned {_shown(result)}",
+            fix="return (module, args), or (module, args, kwargs, dynamic_shapes)",
         )
-    module, args, kwargs, shapes = cast(tuple[Any, Any, Any, Any], result)
+    module, args, kwargs, shapes = cast(tuple[Any, Any, Any, Any], (*found, None, None)[:4])
     return module, args or (), kwargs or {}, shapes
+
+
+def _shown(result: object) -> str:
+    if not isinstance(result, tuple):
+        return type(result).__name__
+    return f"({', '.join(type(one).__name__ for one in cast(tuple[object, ...], result))})"

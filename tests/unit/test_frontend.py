@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +332,19 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_callables_that_give_no_model_are_refused(source: str) -> None:
     with pytest.raises(CheckpointError, match=source.split(":")[1]):
         load_source(source)
+
+
+def test_callables_may_leave_out_keywords_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, args = nn.Linear(3, 2).eval(), (torch.ones(4, 3),)
+    made = types.ModuleType("made_for_a_test")
+    monkeypatch.setitem(sys.modules, "made_for_a_test", made)
+    for found in ((module, args), (module, args, None), (module, args, {}, ({0: DYNAMIC},))):
+        vars(made)["make"] = lambda found=found: found
+        assert run(import_program(load_source("made_for_a_test:make")), args[0])[0].shape == (4, 2)
+    for wrong, shown in (((module,), "(Linear)"), ((args, module), "(tuple, Linear)"), (module, "Linear")):
+        vars(made)["make"] = lambda wrong=wrong: wrong
+        with pytest.raises(CheckpointError, match=re.escape(f"made_for_a_test:make returned {shown}")):
+            load_source("made_for_a_test:make")
 
 
 def test_a_model_that_cannot_be_captured_is_refused() -> None:
