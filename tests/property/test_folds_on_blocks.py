@@ -91,8 +91,19 @@ def test_one_fold(kind: Kind, one: ModulePass) -> None:
     assert error_after(kind, [one]) <= EXACT
 
 
+def steps_late(passes: list[ModulePass]) -> list[ModulePass]:
+    """Move `qsm`, which settles the steps of inputs, behind the last pass that is refused where these are."""
+    (qsm,) = (one for one in passes if isinstance(one, Qsm))
+    rest = [one for one in passes if one is not qsm]
+    last = max(
+        place for place, one in enumerate(rest) if not isinstance(one, PermuteInputs | ExpandK | LowerTransforms)
+    )
+    place = max(last + 1, passes.index(qsm))
+    return [*rest[:place], qsm, *rest[place:]]
+
+
 @settings(max_examples=50, deadline=None)
-@given(KINDS, st.permutations(PASSES))
+@given(KINDS, st.permutations(PASSES).map(steps_late))
 def test_folds_in_any_order(kind: Kind, passes: list[ModulePass]) -> None:
     assert error_after(kind, passes) <= EXACT
 
@@ -100,7 +111,7 @@ def test_folds_in_any_order(kind: Kind, passes: list[ModulePass]) -> None:
 def test_nothing_is_kept_back_where_all_is_legal() -> None:
     module, store, inputs = block(Kind())
     before = {key: store.tensor(key) for key in store}
-    order = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 13]
+    order = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 14]
     run_passes([PASSES[i] for i in order], QccContext(store, SampleRun([inputs])), module)
     assert not any("not_folded" in op.attributes for op in module.walk())
     kept = [key for key in store if key in before and torch.equal(store.tensor(key), before[key])]

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.calibrate.run import SampleRun
 from qcc.errors import IllegalFold, RecipeError
@@ -19,7 +21,7 @@ from qcc.ir.context import QccContext
 from qcc.ir.elementwise import UnaryOp
 from qcc.ir.nn import LinearOp
 from qcc.ir.program import WeightOp
-from qcc.ir.quant import ContractOp, QuantizeOp
+from qcc.ir.quant import ContractOp, DequantizeOp, QuantizeOp
 from qcc.ir.store import WeightStore
 from qcc.ir.types import type_of
 from qcc.numerics.presets import format_of
@@ -170,10 +172,21 @@ def test_a_scale_over_all_channels_that_would_change_is_refused() -> None:
     assert "over all channels would change with the residual" in said
 
 
-def test_codes_that_something_else_reads_are_refused() -> None:
+def test_layers_that_are_solved_are_refused() -> None:
     module, store, x = siblings(64, 3, 0)
     context = QccContext(store, SampleRun([{"x": x}]))
     run_passes([AssignFormats(recipe("nvfp4")), SolveWeights()], context, module)
+    with pytest.raises(IllegalFold, match=r"codes of its weight .* are solved for its input as it was"):
+        run_passes([ResidualChannels()], context, module)
+
+
+def test_codes_that_something_else_reads_are_refused() -> None:
+    module, store, x = siblings(64, 3, 0)
+    context = QccContext(store, SampleRun([{"x": x}]))
+    run_passes([AssignFormats(recipe("nvfp4"))], context, module)
+    codes = next(op for op in module.walk() if isinstance(op, ContractOp)).input
+    assert isinstance(codes.owner, Operation)
+    Rewriter.insert_op(DequantizeOp(codes), InsertPoint.after(codes.owner))
     with pytest.raises(IllegalFold, match="weights that are still to be solved"):
         run_passes([ResidualChannels()], context, module)
 

@@ -17,6 +17,7 @@ from qcc.backends.targets import backend_of
 from qcc.errors import UnsupportedOp
 from qcc.frontend.export import import_program
 from qcc.ir.context import QccContext
+from qcc.numerics.qtype_parts import IntDecode
 from qcc.passes.pipeline import planning, run_passes
 from qcc.recipes.load import load_recipe
 
@@ -36,21 +37,21 @@ def test_formats_without_kernels_are_named_before_anything_is_solved(tmp_path: P
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
     recipe = {
         "weights": {"format": "mxfp4"},
-        "activations": {"format": "mxfp8_e4m3"},
+        "activations": {"format": "bipolar<2>"},
         "overrides": [{"match": "2", "weights": {"format": "planes(2, -101, free) | (1,32) f16"}}],
     }
     with pytest.raises(UnsupportedOp) as caught:
         qcc.compile(model, (torch.randn(3, 64),), recipe=recipe, output=tmp_path / "out")
     assert len(caught.value.problems) == 2  # weights of every kind of codes are taken
     assert list(tmp_path.iterdir()) == []
-    target = replace(backend_of("cpu").capabilities, weight_decodes=())
+    target = replace(backend_of("cpu").capabilities, decodes=(IntDecode,), weight_decodes=())
     with pytest.raises(UnsupportedOp) as caught:
         admit(planned(model, torch.randn(3, 64), recipe), target)
     text = str(caught.value)
     assert len(caught.value.problems) == 4
     assert "weights in 'fp2_1 | (1,32) e8m0 floor', whose codes are floats" in text
     assert "weights in 'planes(2, -101, free) | (1,32) f16', whose codes are digit planes" in text
-    assert "activations in 'fp4_3 | (1,32) e8m0 floor | dynamic'" in text
+    assert "activations in 'planes(2, pm1, pow2) mid_rise | (1,-1) f16 mse | dynamic'" in text
 
 
 def test_what_the_quantizing_kernel_cannot_make_is_named_as_early(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_what_the_quantizing_kernel_cannot_make_is_named_as_early(tmp_path: Path
 
 def test_an_embedding_without_kernels_is_named() -> None:
     module = planned(nn.Embedding(10, 64).eval(), torch.tensor([1, 2]), {"embeddings": {"format": "nvfp4"}})
-    target = replace(backend_of("cpu").capabilities, weight_decodes=())
+    target = replace(backend_of("cpu").capabilities, decodes=(IntDecode,), weight_decodes=())
     with pytest.raises(UnsupportedOp, match=r"its table in 'fp2_1 .*', whose codes are floats"):
         admit(module, target)
 

@@ -151,7 +151,7 @@ def test_the_backend_of_write_a_backend_compiles_and_refuses(scratch: Path, monk
 
 def plain(text: str) -> list[str]:
     """Drop what differs from run to run and machine to machine: measured numbers, torch's names of symbols, spacing."""
-    text = re.sub(r"-?\d+\.\d+(e-?\d+)?|(\d{1,3},)?\d{3},\d{3}|\d+ [kM]B\b", "#", text)
+    text = re.sub(r"\d+\.\d+ GB\b|-?\d+\.\d+(e-?\d+)?|(\d{1,3},)?\d{3},\d{3}|\d+ [kM]B\b", "#", text)
     text = re.sub(r"\bs\d+\b", "s0", text)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
