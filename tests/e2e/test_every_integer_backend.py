@@ -13,8 +13,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from qcc.errors import UnsupportedOp
 from tests.hls_batches import build_batch, run_batch
-from tests.integer_backends import c_differences, hls_project, integer_module
+from tests.integer_backends import IntegerModule, c_differences, hls_project, integer_module
 from tests.small_nets import Source, attention_layer, conv_net, depthwise, mlp
 
 RECIPES = ["fixed8", "fixed6", "w4a8-fixed", "ternary-fixed", "pow2-w4a8"]
@@ -31,14 +32,27 @@ def recipe(weights: str, activations: int) -> dict[str, Any]:
 Case = tuple[Source, str | dict[str, Any]]
 
 
+def lowered(case: Case, *, sums: bool = False) -> IntegerModule | None:
+    """Lower a case; None where few bits are too coarse for what they are added to, which is refused by name."""
+    (model, example), formats = case
+    try:
+        return integer_module(model, example, formats, sums=sums)
+    except UnsupportedOp as error:
+        assert all("its result is too coarse" in one.what for one in error.problems), error
+        return None
+
+
 def agree(cases: Sequence[Case], folder: Path) -> None:
     """Hold C, which gives out the sums of every product as well, and the simulation to the interpreter."""
     projects: list[Path] = []
-    for number, ((model, example), formats) in enumerate(cases):
-        with_sums = integer_module(model, example, formats, sums=True)
+    for number, case in enumerate(cases):
+        with_sums, plain = lowered(case, sums=True), lowered(case)
+        if with_sums is None or plain is None:
+            continue
         assert any(name.startswith("sums") for name in with_sums.wanted[0])
         assert c_differences(with_sums, folder / f"cpu{number}") == [], f"case {number}"
-        projects.append(hls_project(integer_module(model, example, formats), folder / f"hls{number}"))
+        projects.append(hls_project(plain, folder / f"hls{number}"))
+    assert 2 * len(projects) > len(cases), "most cases are taken"
     assert run_batch(build_batch(projects, "model", folder / "batch"), projects) == []
 
 

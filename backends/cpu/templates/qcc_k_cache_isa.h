@@ -35,7 +35,6 @@ QCC_HELPER QCC_V QCC_FN(qcc_cache_codes)(const uint8_t *row, int64_t c, const in
 #define QCC_CACHE_LINE(bits) (128 / (bits))
 QCC_HELPER void QCC_FN(qcc_cache_look_up)(const uint8_t *p, const int bits, __m512 values, __m512 *out) {
     const __m512i word = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
-#pragma GCC unroll 4
     for (int i = 0; i < QCC_CACHE_LINE(bits) / 16; i++)
         out[i] = _mm512_permutexvar_ps(QCC_FN(qcc_cache_lanes)(word, 16 * i, bits), values);
 }
@@ -77,7 +76,6 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_wide)(const uint8_t *row, int64_t c, int
         const __m512 values = QCC_FN(qcc_cache_values)(bits, offset) * scale + zero;
         for (__m512 v[4]; 16 % bits == 0 && i + QCC_CACHE_LINE(bits) <= n; i += QCC_CACHE_LINE(bits)) {
             QCC_FN(qcc_cache_look_up)(row + ((c + i) * bits >> 3), bits, values, v);
-#pragma GCC unroll 4
             for (int part = 0; part < QCC_CACHE_LINE(bits) / 16; part++) _mm512_storeu_ps(y + c + i + 16 * part, v[part]);
         }
         for (; i + 16 <= n; i += 16)
@@ -97,7 +95,6 @@ QCC_HELPER void QCC_FN(qcc_cache_decode_each)(const uint8_t *row, int64_t c, int
     const __m512 values = QCC_FN(qcc_cache_values)(bits <= 4 ? bits : 4, offset);
     for (__m512 v[4]; bits <= 4 && 16 % bits == 0 && i + QCC_CACHE_LINE(bits) <= n; i += QCC_CACHE_LINE(bits)) {
         QCC_FN(qcc_cache_look_up)(row + ((c + i) * bits >> 3), bits, values, v);
-#pragma GCC unroll 4
         for (int64_t part = 0; part < QCC_CACHE_LINE(bits); part += 16)
             _mm512_storeu_ps(y + c + i + part, v[part / 16] * _mm512_loadu_ps(scale + i + part) +
                                                    _mm512_loadu_ps(zero + i + part));
