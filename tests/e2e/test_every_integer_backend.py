@@ -38,7 +38,8 @@ def lowered(case: Case, *, sums: bool = False) -> IntegerModule | None:
     try:
         return integer_module(model, example, formats, sums=sums)
     except UnsupportedOp as error:
-        assert all("its result is too coarse" in one.what for one in error.problems), error
+        if any("its result is too coarse" not in one.what for one in error.problems):
+            raise
         return None
 
 
